@@ -1,0 +1,199 @@
+"""Logged episodes as columns, and the pieces of trajectory that agents learn from."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from mac_bench.config import GoalMix
+from mac_bench.errors import UserError
+from mac_bench.files import write_text
+from mac_bench.types import Batch, Goals, Sampling
+
+BATCHES = 1
+"""purpose number of the random stream that draws batches; see `Dataset.sample`"""
+
+COLUMNS = ("observations", "actions", "ends", "rewards", "alive", "goals")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows of episodes, one after the other; arrays in memory or memory-mapped.
+
+    Every row is kept: an episode of T transitions has T + 1 rows, and the action of its last row leads nowhere.
+    """
+
+    observations: np.ndarray
+    """[N, O] float32"""
+    actions: np.ndarray
+    """[N, A] float32 in (-1, 1)"""
+    ends: np.ndarray
+    """[E] int64, the last row of each episode, ascending"""
+    rewards: np.ndarray | None = None
+    """[N] float32, reward of acting in the row's state; only in tasks with rewards"""
+    alive: np.ndarray | None = None
+    """[N] float32, 0 where the row's state ends the task, else 1"""
+    goals: np.ndarray | None = None
+    """[N, G] float32, the row's state as a goal; only in goal-conditioned tasks"""
+    validation: "Dataset | None" = None
+    """episodes that are never trained on"""
+
+    def __post_init__(self):
+        rows = len(self.observations)
+        for name in ("actions", "rewards", "alive", "goals"):
+            column = getattr(self, name)
+            if column is not None and len(column) != rows:
+                raise UserError(f"data: {len(column)} rows of {name} do not go with {rows} rows of observations")
+        if len(self.ends) == 0 or self.ends[-1] != rows - 1 or (np.diff(self.ends) <= 0).any():
+            raise UserError(f"data: episode ends must ascend and finish at the last row {rows - 1}")
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """[E] first row of each episode."""
+        return np.concatenate([[0], self.ends[:-1] + 1])
+
+    def draw(self, rng: np.random.Generator, size: int, horizon: int) -> np.ndarray:
+        """[size] rows t, uniform over all rows whose piece t ... t+horizon lies inside one episode."""
+        counts = np.maximum(self.ends - self._first + 1 - horizon, 0)  # [E] pieces in each episode
+        below = np.cumsum(counts)
+        if below[-1] == 0:
+            longest = int((self.ends - self._first).max())
+            raise UserError(f"data: no episode has {horizon} transitions; the longest has {longest}")
+        number = rng.integers(below[-1], size=size)
+        episode = np.searchsorted(below, number, side="right")
+        return self._first[episode] + number - (below[episode] - counts[episode])
+
+    def draw_goals(self, rng: np.random.Generator, index: np.ndarray, mix: GoalMix, discount: float) -> np.ndarray:
+        """[B] rows of goals for the states in rows `index` [B]."""
+        last = self.ends[np.searchsorted(self.ends, index)]
+        following = np.minimum(index + 1, last)
+        if mix.geometric:
+            future = np.minimum(index + rng.geometric(1.0 - discount, size=len(index)), last)
+        else:
+            future = rng.integers(following, last + 1)
+        anywhere = rng.integers(len(self.observations), size=len(index))
+        choice = rng.random(len(index))
+        return np.where(choice < mix.current, index, np.where(choice < mix.current + mix.future, future, anywhere))
+
+    def pieces(self, index: np.ndarray, horizon: int, goals: Goals | None = None, path: bool = False) -> Batch:
+        """The pieces of `horizon` actions that start at rows `index` [B]."""
+        ones = np.ones((len(index), horizon), np.float32)
+        return Batch(
+            obs=self.observations[index],
+            actions=_windows(self.actions, index, horizon),
+            rewards=_windows(self.rewards, index, horizon) if self.rewards is not None else np.zeros_like(ones),
+            next_obs=self.observations[index + horizon],
+            # once ended, a task stays ended for the rest of the piece, whatever the log shows afterwards
+            alive=np.minimum.accumulate(_windows(self.alive, index, horizon), axis=1)
+            if self.alive is not None
+            else ones,
+            index=index,
+            goals=goals,
+            path=_windows(self.observations, index, horizon + 1) if path else None,
+        )
+
+    def sample(self, sampling: Sampling, seed: int, step: int) -> Batch:
+        """The batch of one step: a function of (data, sampling, seed, step) alone: nothing needs saving."""
+        rng = np.random.default_rng([seed, BATCHES, step])
+        index = self.draw(rng, sampling.batch_size, sampling.horizon)
+        goals = None
+        if sampling.goals is not None:
+            if self.goals is None:
+                raise UserError("data: this task has rewards and no goals, but the agent asks for goals")
+            mixes = sampling.goals
+            value = self.draw_goals(rng, index, mixes.value, mixes.discount)
+            actor = self.draw_goals(rng, index, mixes.actor, mixes.discount)
+            reached = (index <= value) & (value < index + sampling.horizon)
+            goals = Goals(self.goals[value], self.goals[actor], reached.astype(np.float32))
+        return self.pieces(index, sampling.horizon, goals, sampling.path)
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hex digits that tell data sets apart: shapes, episode ends and 4,096 rows of each column."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.ends, np.int64).tobytes())
+        rows = np.linspace(0, len(self.observations) - 1, 4096).astype(np.int64)
+        for name in COLUMNS:
+            column = getattr(self, name)
+            if column is not None and name != "ends":
+                digest.update(f"{name}{column.shape}{column.dtype}".encode())
+                digest.update(np.ascontiguousarray(column[rows]).tobytes())
+        return digest.hexdigest()[:12]
+
+    def save(self, folder: Path) -> None:
+        """Write the columns as raw `.npy` files, and last the list of them, without which `open` finds nothing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [name for name in COLUMNS if getattr(self, name) is not None]
+        for name in names:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        write_text(folder / "columns.json", json.dumps(names))
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """Memory-map what `save` wrote: costs no memory, and processes on one machine share its pages."""
+        try:
+            names = json.loads((folder / "columns.json").read_text())
+            return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names})
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{folder}: no complete set of columns there ({error})") from None
+
+
+def _windows(column: np.ndarray, index: np.ndarray, width: int) -> np.ndarray:
+    """[B, width, ...] rows index ... index+width-1: one copy for each piece, as its rows lie side by side."""
+    views = sliding_window_view(column, (width, *column.shape[1:]))
+    return views.reshape(views.shape[0], *views.shape[column.ndim :])[index]
+
+
+class Scaling(NamedTuple):
+    """x -> (x - shift) / scale, for NumPy and JAX arrays."""
+
+    shift: np.ndarray
+    """[D]"""
+    scale: np.ndarray
+    """[D] positive"""
+
+    def __call__(self, x):
+        aligned = (1,) * (x.ndim - 1)
+        return (x - self.shift.reshape(*aligned, -1)) / self.scale.reshape(*aligned, -1)
+
+
+ScalingKind = Literal["minmax", "meanstd", "none"]
+SCALE_FLOOR = 1e-3
+"""keeps constant columns finite; the reference's value"""
+
+
+def fit_scaling(kind: ScalingKind, column: np.ndarray) -> Scaling:
+    """Scaling of a column [N, D] to about [-1, 1] (minmax) or to mean 0 and deviation 1 (meanstd)."""
+    if kind == "minmax":
+        low, high = column.min(axis=0), column.max(axis=0)
+        shift, scale = (low + high) / 2, (high - low) / 2 + SCALE_FLOOR
+    elif kind == "meanstd":
+        shift, scale = column.mean(axis=0, dtype=np.float64), column.std(axis=0, dtype=np.float64) + SCALE_FLOOR
+    else:
+        shift, scale = np.zeros(column.shape[1]), np.ones(column.shape[1])
+    return Scaling(np.asarray(shift, np.float32), np.asarray(scale, np.float32))
+
+
+T = TypeVar("T")
+
+
+def prefetch(make: Callable[[int], T], first: int, stop: int, ahead: int = 3) -> Iterator[T]:
+    """make(first), ..., make(stop - 1) in order, with the next `ahead` of them made by a background thread."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = deque(pool.submit(make, step) for step in range(first, min(first + ahead, stop)))
+        try:
+            for step in range(first, stop):
+                item = pending.popleft().result()
+                if step + ahead < stop:
+                    pending.append(pool.submit(make, step + ahead))
+                yield item
+        finally:
+            for future in pending:
+                future.cancel()

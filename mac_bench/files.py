@@ -1,0 +1,51 @@
+"""Files that are never seen half-written: aside, flushed to the disk, then renamed. No pickle in either direction."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mac_bench.errors import UserError
+
+
+class DamagedFile(UserError):
+    """A file that is there but cannot be read: cut short, changed, or something else altogether."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`."""
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Replace `path` by an uncompressed `.npz` of plain arrays, with a checksum for each."""
+    # numpy's annotation lets the flag collide with array names; it is the flag
+    _write(path, lambda file: np.savez(file, allow_pickle=False, **arrays))  # pyright: ignore[reportArgumentType]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz`, checksums verified. Raises DamagedFile, or FileNotFoundError where there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFile(f"{path}: not a readable .npz of plain arrays ({error})") from None
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
