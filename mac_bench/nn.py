@@ -1,0 +1,54 @@
+"""The one network that everything uses."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Params = dict
+"""The parameters of one network, as flax lays them out."""
+
+
+class MLP(nn.Module):
+    """Dense, GELU (tanh form), LayerNorm after each activation, and a plain last layer.
+
+    Modules compare by value, so that jit compiles once for all seeds of a method.
+    """
+
+    hidden: Sequence[int]
+    out: int
+    layer_norm: bool = True
+    last_scale: float = 1.0
+    """gain of the last layer's initial weights; small for policies, so that their first actions are near 0"""
+
+    @nn.compact
+    def __call__(self, *inputs):
+        """Concatenates the inputs [..., D_i] that are not None; returns [..., out]."""
+        x = jnp.concatenate([x for x in inputs if x is not None], axis=-1)
+        for size in self.hidden:
+            x = nn.gelu(nn.Dense(size, kernel_init=_initial(1.0))(x))
+            if self.layer_norm:
+                x = nn.LayerNorm()(x)
+        return nn.Dense(self.out, kernel_init=_initial(self.last_scale))(x)
+
+
+def _initial(scale: float):
+    return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
+
+
+def scalar(net: MLP, params: Params, *inputs) -> jax.Array:
+    """A network with one output as a function to [...]: values, logits, rewards."""
+    return net.apply(params, *inputs)[..., 0]
+
+
+def ensemble(net: MLP, params: Params, *inputs) -> jax.Array:
+    """The members of an ensemble, parameters stacked on the first axis [M, ...], as functions to [M, ...]."""
+    return jax.vmap(lambda member: scalar(net, member, *inputs))(params)
+
+
+def initial(net: MLP, key: jax.Array, *inputs, members: int | None = None) -> Params:
+    """Initial parameters for inputs of these shapes; stacked on a first axis for `members` of an ensemble."""
+    if members is None:
+        return net.init(key, *inputs)
+    return jax.vmap(lambda member: net.init(member, *inputs))(jax.random.split(key, members))
