@@ -1,0 +1,42 @@
+"""What a result was made with: recorded with every attempt, so that no two worlds are compared unawares."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from mac_bench import __version__, tasks
+
+
+def describe() -> dict[str, str]:
+    """Versions, commit and device of this process. Frameworks that are not loaded are not mentioned."""
+    found = {"python": platform.python_version(), "mac_bench": __version__, "numpy": _version("numpy")}
+    found |= tasks.versions()
+    jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
+    if jax is not None:
+        found |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    if torch is not None:
+        found |= {"torch": torch.__version__}
+    commit = _commit()
+    return found | ({"git": commit} if commit else {})
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+def _commit() -> str | None:
+    """Commit of the source tree, marked where it has changes; None where this is no checkout."""
+    source = Path(__file__).parent
+    try:
+        output = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=source,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return output.stdout.strip() if output.returncode == 0 else None
