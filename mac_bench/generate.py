@@ -1,0 +1,280 @@
+"""Data made on this machine by the benchmark's own scripted policies; and what data there is, and whether it is whole.
+
+A data set is a folder of shards, each one training file and one validation file that OGBench's own loader reads, and
+`manifest.json`, written last. A shard is a function of (parameters, shard number) alone.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mac_bench import tasks
+from mac_bench.collectors import Columns, collector, length_of, noise_of
+from mac_bench.errors import UserError
+from mac_bench.files import write_arrays, write_text
+from mac_bench.tasks import MANIFEST, UNFINISHED, read_manifest
+
+VERSION = 1
+"""bumped whenever the same parameters give other data"""
+VALIDATION_SHARE = 10
+"""one validation episode for so many training episodes, and at least one in each shard"""
+
+Progress = Callable[[int, int], None]
+"""called with the number of episodes done and the number of all; after each shard where there are several workers"""
+
+
+class Shard(NamedTuple):
+    """One pair of files to be made."""
+
+    folder: Path
+    stem: str
+    number: int
+    episodes: int
+    parameters: dict[str, Any]
+
+
+def generate(
+    dataset: str,
+    root: Path,
+    *,
+    episodes: int,
+    length: int | None = None,
+    shards: int = 1,
+    seed: int = 0,
+    workers: int = 1,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Make the data of an official name in `root/name` (default: the official name), and return that folder.
+
+    `episodes` counts training episodes, each of `length` transitions (default: as in the public data). What is there
+    and whole is kept, so an interrupted call can be repeated. Raises UserError for data that cannot be made here, and
+    where the folder holds data of other parameters.
+    """
+    parameters = _parameters(dataset, episodes, length, shards, seed)
+    folder = root / (name or dataset)
+    known = _known(folder, parameters)
+    todo = [shard for shard in _plan(folder, parameters) if not _whole(folder, known, shard.stem)]
+    if todo or (folder / UNFINISHED).exists() or not known:
+        _check_versions(folder, known, todo)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = {"parameters": parameters, "versions": _versions(), "files": known.get("files", {})}
+        for shard in todo:
+            for file in _names(shard.stem):
+                manifest["files"].pop(file, None)
+        _write_json(folder / UNFINISHED, manifest)
+        for made in _make_all(todo, workers, progress or (lambda done, total: None)):
+            manifest["files"] |= made
+            _write_json(folder / UNFINISHED, manifest)
+        manifest["files"] = dict(sorted(manifest["files"].items()))
+        _write_json(folder / UNFINISHED, manifest)
+        os.replace(folder / UNFINISHED, folder / MANIFEST)
+        for left in folder.glob(".*.tmp"):  # of calls that were killed
+            left.unlink(missing_ok=True)
+    return folder
+
+
+def _parameters(dataset: str, episodes: int, length: int | None, shards: int, seed: int) -> dict[str, Any]:
+    """All that decides the data."""
+    task = tasks.find(dataset)
+    if task.name != task.dataset:
+        raise UserError(f"'{dataset}' is a task; its data is called {task.dataset}")
+    if not dataset.startswith(tasks.GENERATED):
+        raise UserError(f"{dataset}: needs a trained locomotion expert; get the official data")
+    length = length_of(dataset) if length is None else length
+    for what, value, least in (
+        ("episodes", episodes, 1),
+        ("length", length, 1),
+        ("shards", shards, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise UserError(f"{what}: {value} is less than {least}")
+    if shards > episodes:
+        raise UserError(f"{shards} shards need at least as many episodes, not {episodes}")
+    parameters = {"generator": VERSION, "dataset": dataset, "kind": dataset.split("-")[-2], "seed": seed}
+    return parameters | {"episodes": episodes, "length": length, "shards": shards} | noise_of(dataset)
+
+
+def _versions() -> dict[str, str]:
+    return tasks.versions() | {"numpy": np.__version__}
+
+
+def _plan(folder: Path, parameters: dict[str, Any]) -> list[Shard]:
+    count, dataset = parameters["shards"], parameters["dataset"]
+    each, more = divmod(parameters["episodes"], count)
+    stems = [dataset] if count == 1 else [f"{dataset}-{number:03d}" for number in range(count)]
+    return [Shard(folder, stem, i, each + (i < more), parameters) for i, stem in enumerate(stems)]
+
+
+def _names(stem: str) -> tuple[str, str]:
+    """File names of a shard: training and validation."""
+    return f"{stem}.npz", f"{stem}-val.npz"
+
+
+def _known(folder: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of what is in the folder, finished or not; empty where there is nothing."""
+    known = read_manifest(folder)
+    if not known and list(folder.glob("*.npz")):
+        raise UserError(f"{folder}: holds data that was not made here; choose another name")
+    found = known.get("parameters", parameters)
+    if found != parameters:
+        other = [f"{key} {found.get(key)}" for key in parameters if found.get(key) != parameters[key]]
+        raise UserError(
+            f"{folder}: was made with other parameters ({', '.join(other)}); choose another name or remove it"
+        )
+    return known
+
+
+def _check_versions(folder: Path, known: dict[str, Any], todo: list[Shard]) -> None:
+    """Shards made under different physics must not lie in one folder."""
+    now, then = _versions(), known.get("versions", {})
+    other = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now.get(name)]
+    if todo and known.get("files") and other:
+        raise UserError(
+            f"{folder}: its other shards were made with {'; '.join(other)}; choose another name or remove it"
+        )
+
+
+def _whole(folder: Path, known: dict[str, Any], stem: str) -> bool:
+    """Whether both files of a shard are there as they were made."""
+    recorded = known.get("files", {})
+    return all(
+        name in recorded and (folder / name).exists() and sha256(folder / name) == recorded[name]["sha256"]
+        for name in _names(stem)
+    )
+
+
+def _make_all(todo: list[Shard], workers: int, progress: Progress):
+    """Yield what `_make` returns, shard after shard."""
+    total, done = sum(shard.episodes + _validation(shard) for shard in todo), 0
+    if workers <= 1 or len(todo) <= 1:
+        for shard in todo:
+            yield _make(shard, lambda count, before=done: progress(before + count, total))
+            done += shard.episodes + _validation(shard)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process in which JAX runs can deadlock
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+        futures = {pool.submit(_make, shard): shard for shard in todo}
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+                done += futures[future].episodes + _validation(futures[future])
+                progress(done, total)
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker died, maybe for lack of memory; repeat the call to continue, with fewer workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _validation(shard: Shard) -> int:
+    return max(1, shard.episodes // VALIDATION_SHARE)
+
+
+def _make(shard: Shard, progress: Callable[[int], None] = lambda count: None) -> dict[str, dict]:
+    """Write both files of a shard; returns what the manifest says of them."""
+    parameters = shard.parameters
+    rng = np.random.default_rng([parameters["seed"], shard.number])
+    noise = {key: parameters[key] for key in noise_of(parameters["dataset"])}
+    source = collector(parameters["dataset"], noise)
+    made, done = {}, 0
+    for name, count in zip(_names(shard.stem), (shard.episodes, _validation(shard)), strict=True):
+        parts: list[Columns] = []
+        for _ in range(count):
+            parts.append(source.episode(rng, parameters["length"]))
+            done += 1
+            progress(done)
+        columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        path = shard.folder / name
+        write_arrays(path, columns)
+        made[name] = {"rows": len(columns["terminals"]), "episodes": count, "sha256": sha256(path)}
+    return made
+
+
+def _write_json(path: Path, content: dict) -> None:
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Found(NamedTuple):
+    """One data set in the data folder; rows and episodes are those for training."""
+
+    name: str
+    files: int
+    rows: int
+    episodes: int
+    bytes: int
+    generated: bool
+    """made here, as its manifest says, not official"""
+    complete: bool
+    """all files are there; `verify` also looks into them"""
+
+
+def listing(root: Path) -> list[Found]:
+    """The data sets in a data folder, by name."""
+    inside = [*root.glob("*/*.npz"), *root.glob(f"*/{MANIFEST}"), *root.glob(f"*/{UNFINISHED}")]
+    singles = [path for path in root.glob("*.npz") if not path.name.endswith("-val.npz")]
+    names = {path.parent.name for path in inside} | {path.stem for path in singles}
+    return [_found(root, name) for name in sorted(names)]
+
+
+def _found(root: Path, name: str) -> Found:
+    try:
+        manifest = read_manifest(root / name)
+    except UserError:  # told by `verify`; here it is incomplete
+        manifest = {}
+    if manifest:
+        paths = [path for path in map((root / name).joinpath, manifest["files"]) if path.exists()]
+        complete = (root / name / MANIFEST).exists() and len(paths) == len(manifest["files"])
+        training = [entry for file, entry in manifest["files"].items() if not file.endswith("-val.npz")]
+        rows, episodes = (sum(entry[key] for entry in training) for key in ("rows", "episodes"))
+    else:
+        paths, rows, episodes, complete = sorted((root / name).glob("*.npz")), 0, 0, True
+        paths = paths or [path for path in (root / f"{name}.npz", root / f"{name}-val.npz") if path.exists()]
+        try:
+            for path, _ in tasks.files(name, root):
+                terminals = tasks.read_columns(path, ["terminals"])["terminals"]
+                rows, episodes = rows + terminals.size, episodes + int(terminals.astype(bool).sum())
+        except UserError:
+            complete = False
+    return Found(name, len(paths), rows, episodes, sum(p.stat().st_size for p in paths), bool(manifest), complete)
+
+
+def verify(root: Path, name: str) -> list[str]:
+    """What is wrong with a data set, one line each; empty where it is whole."""
+    folder, problems = root / name, []
+    try:
+        manifest = read_manifest(folder)
+    except UserError as error:
+        return [str(error)]
+    for file, entry in manifest.get("files", {}).items():
+        if not (folder / file).exists():
+            problems.append(f"{folder / file}: is missing")
+        elif sha256(folder / file) != entry["sha256"]:
+            problems.append(f"{folder / file}: is not the file that was made; remove it and generate again")
+    if problems:
+        return problems
+    try:
+        pairs = tasks.files(name, root)
+    except UserError as error:
+        return [str(error)]
+    for path in (path for pair in pairs for path in pair):
+        try:
+            tasks.check_episodes(path, tasks.read_columns(path, ["observations", "actions", "terminals"], others=True))
+        except UserError as error:
+            problems.append(str(error))
+    return problems

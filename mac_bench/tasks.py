@@ -1,0 +1,374 @@
+"""Task name -> environment, data and evaluation tasks, through OGBench (arXiv 2410.20092), whose names these are."""
+
+import contextlib
+import difflib
+import importlib.metadata
+import json
+import os
+import types
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mac_bench.data import Dataset
+from mac_bench.errors import UserError
+
+ACTION_LIMIT = 1.0 - 1e-5
+"""tanh cannot reach +-1: an action at the edge would have infinite density"""
+MANIFEST = "manifest.json"
+"""written last into a folder of generated data; what is not finished has UNFINISHED instead"""
+UNFINISHED = "manifest.partial.json"
+
+
+class Environment(NamedTuple):
+    """What is known of an environment without making it."""
+
+    episode_limit: int
+    default_task: int
+    """what `-singletask-v0` stands for"""
+    kinds: tuple[str, ...]
+    """its kinds of data"""
+
+
+_WALK, _EXPLORE, _ARM = ("navigate", "stitch"), ("navigate", "stitch", "explore"), ("play", "noisy")
+ENVIRONMENTS = {
+    **{f"pointmaze-{maze}": Environment(1000, 1, _EXPLORE) for maze in ("medium", "large", "giant", "teleport")},
+    **{f"antmaze-{maze}": Environment(1000, 1, _EXPLORE) for maze in ("medium", "large", "giant", "teleport")},
+    **{f"humanoidmaze-{maze}": Environment(2000, 1, _WALK) for maze in ("medium", "large", "teleport")},
+    "humanoidmaze-giant": Environment(4000, 1, _WALK),
+    **{f"antsoccer-{field}": Environment(1000, 4, _WALK) for field in ("arena", "medium")},
+    "cube-single": Environment(200, 2, _ARM),
+    "cube-double": Environment(500, 2, _ARM),
+    "cube-triple": Environment(1000, 2, _ARM),
+    "cube-quadruple": Environment(1000, 2, _ARM),
+    "cube-octuple": Environment(1500, 2, _ARM),
+    "scene": Environment(750, 2, _ARM),
+    "puzzle-3x3": Environment(500, 4, _ARM),
+    "puzzle-4x4": Environment(500, 4, _ARM),
+    "puzzle-4x5": Environment(1000, 2, _ARM),
+    "puzzle-4x6": Environment(1000, 2, _ARM),
+}
+GENERATED = ("pointmaze", "cube", "scene", "puzzle")
+"""families whose data can be made here: the others need a trained locomotion expert"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of the benchmark."""
+
+    name: str
+    dataset: str
+    """official name of its data"""
+    environment: str
+    """key of ENVIRONMENTS"""
+    goal_conditioned: bool
+    oracle_goals: bool
+    """goals are what matters of a state (positions, buttons) instead of a whole observation"""
+    eval_tasks: tuple[int, ...]
+    """1 ... 5 in goal-conditioned tasks, else the one that is rewarded"""
+    episode_limit: int
+
+
+@cache
+def _tasks() -> dict[str, Task]:
+    """Every task by its name."""
+    tasks = {}
+    for environment, (limit, default, kinds) in ENVIRONMENTS.items():
+        for kind in kinds:
+            start = f"{environment}-{kind}"
+            modes = {"": (1, 2, 3, 4, 5), "-oraclerep": (1, 2, 3, 4, 5), "-singletask": (default,)}
+            modes |= {f"-singletask-task{number}": (number,) for number in range(1, 6)}
+            for mode, eval_tasks in modes.items():
+                name, goals = f"{start}{mode}-v0", "singletask" not in mode
+                tasks[name] = Task(name, f"{start}-v0", environment, goals, "oracle" in mode, eval_tasks, limit)
+    return tasks
+
+
+def find(name: str) -> Task:
+    """The task of an official name: `...-v0` (goals are observations), `...-oraclerep-v0`, `...-singletask[-taskN]-v0`.
+
+    Raises UserError with the names that come close.
+    """
+    if name.startswith(("visual-", "powderworld-")):
+        raise UserError(f"no task '{name}': pixel observations are not supported")
+    tasks = _tasks()
+    if name in tasks:
+        return tasks[name]
+    close = difflib.get_close_matches(name, tasks, n=3)
+    advice = f"did you mean {' or '.join(close)}? " if close else ""
+    raise UserError(
+        f"no task '{name}'; {advice}names are <environment>-<data>-v0, with -oraclerep, -singletask or "
+        f"-singletask-task1 to -task5 before -v0; environments: {', '.join(ENVIRONMENTS)}; "
+        f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the physics, without importing them."""
+    return {name: importlib.metadata.version(name) for name in ("ogbench", "mujoco", "gymnasium", "dm_control")}
+
+
+def import_ogbench() -> Any:
+    """The package. Unless told otherwise, mujoco does without a display: nothing is drawn in this process."""
+    os.environ.setdefault("MUJOCO_GL", "disable")
+    import ogbench
+
+    return ogbench
+
+
+def make_env(name: str, **settings: Any) -> Any:
+    """The gymnasium environment of a task or data set, with a fixed action space so that it can be seeded.
+
+    Resets draw actions from the action space, but arms build a new, unseeded one at each access.
+    """
+    ogbench = import_ogbench()
+    with warnings.catch_warnings(), _no_maze_files():
+        # gymnasium warns of the rounding of the bounds -1 and 1 to float32
+        warnings.filterwarnings("ignore", message=".*precision lowered", category=UserWarning)
+        env = ogbench.make_env_and_datasets(name, env_only=True, disable_env_checker=True, **settings)
+        raw = env.unwrapped
+        space = raw.action_space
+    if isinstance(getattr(type(raw), "action_space", None), property):
+        raw.__class__ = type(type(raw).__name__, (type(raw),), {"action_space": space})
+    return env
+
+
+@contextlib.contextmanager
+def _no_maze_files():
+    """Close and remove the XML file that each construction of a maze opens and leaves behind."""
+    import tempfile
+
+    from ogbench.locomaze import maze
+
+    left = []
+
+    def mkstemp(**options):
+        left.append(tempfile.mkstemp(**options))
+        return left[-1]
+
+    maze.tempfile = types.SimpleNamespace(mkstemp=mkstemp)
+    try:
+        yield
+    finally:
+        maze.tempfile = tempfile
+        for handle, path in left:
+            os.close(handle)
+            os.unlink(path)
+
+
+class GlobalStream:
+    """NumPy's global generator, seeded, for code that draws from it; outside of `with` it is as the caller left it."""
+
+    def __init__(self, seed: int):
+        self._own = np.random.RandomState(seed).get_state(legacy=False)
+
+    def __enter__(self):
+        self._callers = np.random.get_state(legacy=False)
+        np.random.set_state(self._own)
+
+    def __exit__(self, *_):
+        self._own = np.random.get_state(legacy=False)
+        np.random.set_state(self._callers)
+
+
+class Step(NamedTuple):
+    """What one action leads to."""
+
+    obs: np.ndarray
+    """[O] float32"""
+    reward: float
+    done: bool
+    """solved, or out of time"""
+    success: bool
+
+
+class Env:
+    """One environment for evaluation. Everything random in an episode is a function of (task, seed)."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self._env = make_env(task.name)
+        self.raw = self._env.unwrapped
+        """OGBench's own object"""
+        # only teleports draw while stepping
+        self._draws = getattr(self.raw, "_teleport_info", None) is not None
+        # an arm has no model, and so no sizes, before its first reset
+        obs, goal = self.reset(task.eval_tasks[0], 0)
+        self.observation_size, self.action_size = len(obs), int(self.raw.action_space.shape[0])
+        self.goal_size = None if goal is None else len(goal)
+
+    def reset(self, task: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Start an episode of evaluation task 1 ... 5: obs [O], and goal [G] in goal-conditioned tasks, float32."""
+        if task not in self.task.eval_tasks:
+            raise UserError(f"{self.task.name}: no evaluation task {task}; there are: {self.task.eval_tasks}")
+        numpy_seed, space_seed, env_seed = (
+            int(word) for word in np.random.SeedSequence([seed, task]).generate_state(3)
+        )
+        self._stream = GlobalStream(numpy_seed)
+        self.raw.action_space.seed(space_seed)
+        with self._stream:
+            obs, info = self._env.reset(seed=env_seed, options={"task_id": task})
+        goal = np.asarray(info["goal"], np.float32) if self.task.goal_conditioned else None
+        return np.asarray(obs, np.float32), goal
+
+    def step(self, action: np.ndarray) -> Step:
+        """Act with [A] in [-1, 1]."""
+        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        with self._stream if self._draws else contextlib.nullcontext():
+            obs, reward, terminated, truncated, info = self._env.step(action)
+        return Step(np.asarray(obs, np.float32), float(reward), bool(terminated or truncated), bool(info["success"]))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a picture shows: qpos, qvel, and where there are some button_states, mocap_* (targets), goal_xy."""
+        data = self.raw.data
+        state = {"qpos": data.qpos.copy(), "qvel": data.qvel.copy()}
+        if hasattr(self.raw, "_cur_button_states"):
+            state["button_states"] = np.array(self.raw._cur_button_states)
+        if len(data.mocap_pos):
+            state |= {"mocap_pos": data.mocap_pos.copy(), "mocap_quat": data.mocap_quat.copy()}
+        if hasattr(self.raw, "cur_goal_xy"):
+            state["goal_xy"] = np.array(self.raw.cur_goal_xy)
+        return state
+
+    def relabel(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        """OGBench's labels of stored states: rewards [N] and alive [N], or oracle goals [N, G], or nothing."""
+        from ogbench import relabel_utils
+
+        if not self.task.goal_conditioned:
+            # Resets the environment; in tasks with rewards its goal has no jitter, so the stream decides nothing.
+            with GlobalStream(0):
+                relabel_utils.relabel_dataset(self.task.dataset, self._env, rows)
+            return {"rewards": rows["rewards"], "alive": rows["masks"]}
+        if self.task.oracle_goals:
+            relabel_utils.add_oracle_reps(self.task.dataset, self._env, rows)
+            return {"goals": rows["oracle_reps"]}
+        return {"goals": rows["observations"]}
+
+    def widths(self) -> dict[str, int]:
+        """Columns that files of this task need, and their number of entries for each row; 0 for a scalar."""
+        widths = {"observations": self.observation_size, "actions": self.action_size, "terminals": 0}
+        if not self.task.goal_conditioned or self.task.oracle_goals:
+            widths["qpos"] = self.raw.model.nq
+            if hasattr(self.raw, "_cur_button_states"):
+                widths["button_states"] = len(self.raw._cur_button_states)
+        return widths
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def load(task: Task, dataset: str, root: Path) -> Dataset:
+    """The data in `root/dataset` (a folder of shards) or `root/dataset.npz`, labelled for the task, with validation.
+
+    Raises UserError with the file and what is wrong with it.
+    """
+    pairs = files(dataset, root)
+    env = Env(task)
+    try:
+        validation = _join([_read(path, env) for _, path in pairs])
+        training = _join([_read(path, env) for path, _ in pairs])
+    finally:
+        env.close()
+    return replace(training, validation=validation)
+
+
+def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
+    """(training, validation) files of a data set, sorted. Raises UserError where one is missing."""
+    single, folder = root / f"{dataset}.npz", root / dataset
+    if (folder / UNFINISHED).exists():
+        raise UserError(f"data '{dataset}' is not finished; call `mac-bench data generate` as before to continue it")
+    for name in read_manifest(folder).get("files", {}):
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: is missing; call `mac-bench data generate` as before to make it again")
+    found = sorted(path for path in folder.glob("*.npz") if not path.name.endswith("-val.npz"))
+    if not found and single.exists():
+        found = [single]
+    if not found:
+        make = f"make it with `mac-bench data generate {dataset}`"
+        advice = make if dataset.startswith(GENERATED) else "download the official files"
+        raise UserError(f"no data '{dataset}': neither {single} nor {folder}{os.sep}*.npz; {advice}")
+    pairs = [(path, path.with_name(f"{path.stem}-val.npz")) for path in found]
+    for path, validation in pairs:
+        if not validation.exists():
+            raise UserError(f"{validation}: the validation file that belongs to {path.name} is missing")
+    return pairs
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What generated data says of itself, finished or not; empty where there is no manifest."""
+    for name in (UNFINISHED, MANIFEST):
+        if (folder / name).exists():
+            try:
+                return json.loads((folder / name).read_text())
+            except (OSError, ValueError) as error:
+                raise UserError(f"{folder / name}: cannot be read ({error}); remove the folder") from None
+    return {}
+
+
+def read_columns(path: Path, names: list[str], others: bool = False) -> dict[str, np.ndarray]:
+    """Columns of a file, and on request all others in it. Raises UserError where it is damaged or lacks one."""
+    try:
+        # opened here because numpy leaves a damaged file open
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive]
+            if missing:
+                raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(archive))}")
+            return {name: archive[name] for name in (archive if others else names)}
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read, the file is damaged or no .npz of plain arrays ({error})") from None
+
+
+def check_episodes(path: Path, rows: dict[str, np.ndarray]) -> np.ndarray:
+    """[E] int64, the last row of each episode. Raises UserError where rows do not form whole episodes."""
+    sizes = {name: len(column) if column.ndim else 0 for name, column in rows.items()}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"{path}: columns of different length: {', '.join(f'{n} {s}' for n, s in sizes.items())}")
+    terminals = rows["terminals"].astype(bool).reshape(-1)
+    ends = np.flatnonzero(terminals)
+    if len(ends) == 0:
+        raise UserError(f"{path}: no episode ends in it: 'terminals' must be 1 at the last row of each episode")
+    if not terminals[-1]:
+        raise UserError(f"{path}: its last row ends no episode; was it cut off?")
+    short = np.flatnonzero(np.diff(ends, prepend=-1) < 2)
+    if len(short):
+        raise UserError(f"{path}: the episode that ends at row {ends[short[0]]} has no transition, only a single row")
+    return ends
+
+
+def _read(path: Path, env: Env) -> Dataset:
+    """One file, checked and labelled."""
+    widths = env.widths()
+    rows = read_columns(path, list(widths))
+    for name, width in widths.items():
+        shape = rows[name].shape
+        if len(shape) != (2 if width else 1) or (width and shape[1] != width):
+            wanted = f"[N, {width}]" if width else "[N]"
+            raise UserError(f"{path}: {name} has shape {shape}, but {env.task.name} has {wanted}")
+        if name in ("observations", "actions", "qpos"):
+            rows[name] = rows[name].astype(np.float32, copy=False)
+            if not np.isfinite(rows[name]).all():
+                bad = np.flatnonzero(~np.isfinite(rows[name]).all(axis=1))[0]
+                raise UserError(f"{path}: {name} has a value that is not finite in row {bad}")
+    ends = check_episodes(path, rows)
+    actions = np.clip(rows["actions"], -ACTION_LIMIT, ACTION_LIMIT)
+    return Dataset(rows["observations"], actions, ends, **env.relabel(rows))
+
+
+def _join(parts: list[Dataset]) -> Dataset:
+    """Shards one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.observations) for part in parts[:-1])])
+    columns: dict[str, Any] = {"ends": np.concatenate([p.ends + s for p, s in zip(parts, starts, strict=True)])}
+    for name in ("observations", "actions", "rewards", "alive", "goals"):
+        column = [getattr(part, name) for part in parts]
+        columns[name] = None if column[0] is None else np.concatenate(column)
+    if parts[0].goals is parts[0].observations:
+        columns["goals"] = columns["observations"]
+    return Dataset(**columns)
