@@ -37,8 +37,6 @@ class Config(Settings):
     actor_loss: Literal["ddpgbc", "awr"] = "ddpgbc"
     alpha: float = pydantic.Field(default=1.0, ge=0)
     """weight of imitation in DDPG+BC, inverse temperature in AWR"""
-    noise: float = pydantic.Field(default=1.0, ge=0)
-    """deviation of actions when acting, in units of the policy's fixed deviation 1; papers evaluate with 0"""
     discount: float = pydantic.Field(default=0.999, gt=0, lt=1)
     tau: float = pydantic.Field(default=0.005, gt=0, le=1)
     """rate of the slow critic"""
@@ -131,13 +129,8 @@ def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array
 
 
 def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.Array) -> jax.Array:
-    """[N, O] -> [N, 1, A]."""
-    return noisy_actions(c, nets, state, obs, goal, jax.random.normal(key, (len(obs), nets.actor.out)))
-
-
-def noisy_actions(c: Config, nets: Networks, state: State, obs, goal, noise) -> jax.Array:
-    """The policy's mean plus scaled noise [N, A], clipped; [N, 1, A]."""
-    return jnp.clip(nets.actor.apply(state.actor.params, obs, goal) + c.noise * noise, -1, 1)[:, None]
+    """The policy's mean: [N, O] -> [N, 1, A]."""
+    return jnp.clip(nets.actor.apply(state.actor.params, obs, goal), -1, 1)[:, None]
 
 
 def make(c: Config, data: Dataset, seed: int) -> JaxAgent:

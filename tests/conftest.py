@@ -1,7 +1,24 @@
-"""Settings of all tests."""
+"""Settings and small things that several tests need."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # before jax is imported: no test may depend on an accelerator, and a shape that is broadcast by accident is an error
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+TASK = "pointmaze-medium-navigate-singletask-v0"
+GOAL_TASK = "pointmaze-medium-navigate-oraclerep-v0"
+DATA = "pointmaze-medium-navigate-v0"
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory) -> Path:
+    """A data folder with a few short episodes of a real task."""
+    from mac_bench.generate import generate
+
+    root = tmp_path_factory.mktemp("data")
+    generate(DATA, root, episodes=3, length=100, seed=0)
+    return root

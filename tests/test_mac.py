@@ -1,5 +1,7 @@
 """MAC against the official implementation: every loss, every gradient, the parameters after one update, the actions."""
 
+from functools import cached_property
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,7 @@ class Case:
     def learner(self, name: str):
         return learner(self.network("params", name), self.c.learning_rate)
 
-    @property
+    @cached_property
     def state(self) -> mac.State:
         goal = self.goals is not None
         learners = {name: self.learner(name) for name in LEARNED}
@@ -70,15 +72,33 @@ class Case:
             learners["reward"] = None
         return mac.State(value_target=self.golden.network("params", "target_value"), **learners)
 
+    @cached_property
+    def dream(self):
+        """The imagined rollout with rewards, alive and both value targets, in one compilation."""
+
+        @jax.jit
+        def all_of_it(state, obs, goal, noise):
+            rollout = mac.dream(self.c, self.nets, state, obs, goal, noise)
+            rewards, alive = mac.outcome(self.c, self.nets, state, rollout, goal)
+            v = mac.value_targets(self.c, self.nets, state, rollout, rewards, alive, goal)
+            return (
+                rollout,
+                rewards,
+                alive,
+                v,
+                mac.critic_target(self.c, self.nets, state, rollout, rewards, alive, goal),
+            )
+
+        goal = self.goals.value if self.goals else None
+        return all_of_it(self.state, self.batch.obs, goal, self.draws.candidates)
+
+    @cached_property
     def losses(self) -> dict:
         """name -> (loss of its parameters, golden loss)."""
         c, nets, state, b, info = self.c, self.nets, self.state, self.batch, self.golden.group("info")
         value_goal, actor_goal = (self.goals.value, self.goals.actor) if self.goals else (None, None)
         chunk, label = b.actions.reshape(8, -1), self.goals.reached if self.goals else np.zeros(8, np.float32)
-        rollout = mac.dream(c, nets, state, b.obs, value_goal, self.draws.candidates)
-        rewards, alive = mac.outcome(c, nets, state, rollout, value_goal)
-        v = mac.value_targets(c, nets, state, rollout, rewards, alive, value_goal)
-        q = mac.critic_target(c, nets, state, rollout, rewards, alive, value_goal)
+        rollout, _, _, v, q = self.dream
         distill = self.draws.distill
         return {
             "dynamics": (
@@ -112,10 +132,7 @@ def case(request) -> Case:
 
 
 def test_imagined_rollout_equals_the_reference(case):
-    goal = case.goals.value if case.goals else None
-    rollout = mac.dream(case.c, case.nets, case.state, case.batch.obs, goal, case.draws.candidates)
-    rewards, alive = mac.outcome(case.c, case.nets, case.state, rollout, goal)
-    v = mac.value_targets(case.c, case.nets, case.state, rollout, rewards, alive, goal)
+    rollout, rewards, alive, v, _ = case.dream
     theirs = case.golden.group("imagined")
     # rounding grows along a rollout: states and chunks of the fourth step agree to five parts in 1e5
     assert_close(rollout.states[:-1], theirs["rollout_observations"], "states", 5e-5)
@@ -128,12 +145,12 @@ def test_imagined_rollout_equals_the_reference(case):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_loss_gradient_and_step_equal_the_reference(case, name):
-    loss, expected = case.losses()[name]
+    loss, expected = case.losses[name]
     old = case.learner(name)
-    value, gradient = jax.value_and_grad(loss)(old.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(old.params)
     assert_close(value, expected, f"{name} loss")
     assert_close(gradient, case.network("grads", name), f"{name} gradient")
-    new, _ = descend(old, case.c.learning_rate, loss)
+    new, _ = jax.jit(descend, static_argnums=(1, 2))(old, case.c.learning_rate, loss)
     assert_close(new.params, case.network("params_after_one_update", name), f"{name} after one update")
 
 
@@ -147,7 +164,7 @@ def test_one_update_of_everything_equals_the_reference(case):
     target = case.golden.network("params_after_one_update", "target_value")
     assert_close(state.value_target, target, "slow value after one update")
     total = sum(value for name, value in metrics.items() if name.startswith("loss/"))
-    unused = case.losses()["reward"][1] if case.goals is not None else 0.0
+    unused = case.losses["reward"][1] if case.goals is not None else 0.0
     assert_close(total + unused, case.golden["loss/total"], "sum of all losses")
 
 
