@@ -30,7 +30,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an `.npz`, checksums verified. Raises DamagedFile, or FileNotFoundError where there is none."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here, because numpy leaves the file open where it cannot make sense of it
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise

@@ -1,0 +1,194 @@
+"""The loop: exact resume whatever kills it, and one clear line for whatever is wrong."""
+
+import errno
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import DATA, GOAL_TASK
+from runs import STEPS, arrays, numbers, small_run, start
+
+from mac_bench import files, registry
+from mac_bench.errors import UserError
+from mac_bench.generate import generate
+from mac_bench.record import RunFolder
+from mac_bench.train import Options, train
+
+OFTEN = Options(checkpoint_minutes=0)
+
+
+def wait_for(ready, process, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert process.poll() is None, f"the run ended before it could be interrupted: {process.returncode}"
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.01)
+
+
+def last_metrics(folder) -> int:
+    return max((event["step"] for event in RunFolder(folder).read() if event["kind"] == "metrics"), default=0)
+
+
+@pytest.mark.parametrize("agent", registry.names())
+def test_killed_at_a_random_moment_and_run_again_equals_uninterrupted(agent, tmp_path, data_root):
+    task = GOAL_TASK if agent == "mac" else small_run().task
+    run = small_run(agent, task=task)
+    assert train(run, tmp_path / "whole", data_root).state == "finished"
+
+    moment = random.Random().randint(1, STEPS - 10)
+    process = start(run, tmp_path / "killed", data_root)
+    wait_for(lambda: last_metrics(tmp_path / "killed" / run.id) >= moment, process)
+    process.kill()
+    process.communicate()
+    killed = RunFolder(tmp_path / "killed" / run.id)
+    assert killed.status().state == "lost"
+    assert train(run, tmp_path / "killed", data_root).state == "finished"
+
+    attempts = [event for event in killed.read() if event["kind"] == "attempt"]
+    assert len(attempts) == 2 and attempts[1]["step"] > 0, f"killed at {moment}, it began again from nothing"
+    assert numbers(killed.path) == numbers(tmp_path / "whole" / run.id), f"killed at update {moment}"
+    assert arrays(killed.path) == arrays(tmp_path / "whole" / run.id), f"killed at update {moment}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_so(number, tmp_path, data_root):
+    run = small_run(steps=2000)
+    process = start(run, tmp_path, data_root, checkpoint_minutes=60)
+    wait_for(lambda: last_metrics(tmp_path / run.id) > 0, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and output.split() == ["stopped"]
+    status = RunFolder(tmp_path / run.id).status()
+    assert (status.state, status.reason) == ("stopped", signal.Signals(number).name)
+    saved = int(files.read_arrays(tmp_path / run.id / "checkpoint.npz")["step"])
+    assert saved == status.step > 0
+
+
+def test_finished_runs_are_left_alone(tmp_path, data_root):
+    run = small_run()
+    train(run, tmp_path, data_root)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / run.id).iterdir() if path.name != "lock"}
+    assert train(run, tmp_path, data_root).state == "finished"
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / run.id).iterdir() if path.name != "lock"}
+
+
+def test_stopped_during_an_evaluation_it_is_made_up_for(tmp_path, data_root, monkeypatch):
+    from mac_bench import evaluate
+
+    run = small_run()
+    train(run, tmp_path / "whole", data_root)
+    original, beats = evaluate.Evaluator._wave, []
+
+    def interrupted(self, agent, starts, step, wave, beat):
+        if not beats:
+            beats.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, agent, starts, step, wave, beat)
+
+    monkeypatch.setattr(evaluate.Evaluator, "_wave", interrupted)
+    assert train(run, tmp_path / "cut", data_root) == ("stopped", signal.SIGTERM)
+    assert beats == [STEPS // 2] and ("evaluation", STEPS // 2) not in numbers(tmp_path / "cut" / run.id)
+    assert train(run, tmp_path / "cut", data_root).state == "finished"
+    assert numbers(tmp_path / "cut" / run.id) == numbers(tmp_path / "whole" / run.id)
+
+
+def test_a_second_process_leaves(tmp_path, data_root):
+    run = small_run()
+    folder = RunFolder.create(tmp_path, run)
+    with folder.claim(), pytest.raises(UserError, match=r"another process.* is training this run; leaving it alone"):
+        train(run, tmp_path, data_root)
+    assert not folder.events.exists()
+    assert train(run, tmp_path, data_root).state == "finished"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_reason(tmp_path, data_root):
+    run = small_run(learning_rate=1e30)
+    with pytest.raises(UserError, match=r"loss/actor is (nan|inf) at update \d+"):
+        train(run, tmp_path, data_root, OFTEN)
+    folder = RunFolder(tmp_path / run.id)
+    assert folder.status().state == "failed" and "loss/actor is" in folder.status().reason
+    if (folder.path / "checkpoint.npz").exists():  # what was saved before is finite
+        saved = files.read_arrays(folder.path / "checkpoint.npz")
+        assert all(np.isfinite(array).all() for array in saved.values())
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, data_root, monkeypatch):
+    run = small_run()
+    train(run, tmp_path / "whole", data_root)
+    original, calls = np.savez, []
+
+    def full(file, *arguments, **arrays):
+        calls.append(file)
+        if len(calls) == 20:
+            file.write(b"half a check")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(file, *arguments, **arrays)
+
+    monkeypatch.setattr(files.np, "savez", full)
+    with pytest.raises(UserError, match="No space left on device; the last checkpoint is kept"):
+        train(run, tmp_path / "full", data_root, OFTEN)
+    folder = RunFolder(tmp_path / "full" / run.id)
+    assert folder.status().state == "failed" and "No space left" in folder.status().reason
+    assert not [path for path in folder.path.iterdir() if "tmp" in path.name]
+    assert int(files.read_arrays(folder.path / "checkpoint.npz")["step"]) == 19
+    assert train(run, tmp_path / "full", data_root).state == "finished"
+    assert arrays(folder.path) == arrays(tmp_path / "whole" / run.id)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, data_root):
+    run = small_run()
+    train(run, tmp_path / "whole", data_root)
+    folder = RunFolder(tmp_path / "whole" / run.id)
+    newest, previous = folder.path / "checkpoint.npz", folder.path / "checkpoint.previous.npz"
+    step = folder.load_checkpoint(lambda path: int(files.read_arrays(path)["step"]))
+    assert step == STEPS and int(files.read_arrays(previous)["step"]) == STEPS // 2
+    whole = newest.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", whole[:200] + bytes(64) + whole[264:]):
+        newest.write_bytes(damage)
+        assert folder.load_checkpoint(lambda path: int(files.read_arrays(path)["step"])) == STEPS // 2
+    previous.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="no other checkpoint is left: delete it to train from the start"):
+        folder.load_checkpoint(lambda path: int(files.read_arrays(path)["step"]))
+
+
+def test_other_data_than_it_began_with_are_refused(tmp_path, data_root):
+    run = small_run()
+    process = start(run, tmp_path / "runs", data_root)
+    wait_for(lambda: last_metrics(tmp_path / "runs" / run.id) > 1, process)
+    process.kill()
+    process.communicate()
+    generate(DATA, tmp_path / "other", episodes=3, length=100, seed=1)
+    with pytest.raises(UserError, match=r"this run began with data .*, but here are"):
+        train(run, tmp_path / "runs", tmp_path / "other")
+    assert train(run, tmp_path / "runs", data_root).state == "finished"
+
+
+def test_a_checkpoint_of_other_dimensions_is_refused(tmp_path, data_root):
+    small, large = small_run(steps=4), small_run(steps=4, hidden=[48, 48])
+    train(small, tmp_path, data_root)
+    folder = RunFolder.create(tmp_path, large)
+    (folder.path / "checkpoint.npz").write_bytes((tmp_path / small.id / "checkpoint.npz").read_bytes())
+    with pytest.raises(UserError, match=r"has shape .* there and .* here"):
+        train(large, tmp_path, data_root)
+
+
+def test_wrong_input_is_one_line_before_anything_is_lost(tmp_path, data_root):
+    cases = {
+        "no task 'pointmaze": small_run().model_copy(update={"task": "pointmaze-tiny-navigate-v0"}),
+        "planned for version 99 of bc": small_run().model_copy(update={"version": 99}),
+        "mac-bench data generate": small_run().model_copy(update={"dataset": "pointmaze-large-navigate-v0"}),
+    }
+    for words, run in cases.items():
+        with pytest.raises(UserError, match=words) as caught:
+            train(run, tmp_path, data_root)
+        assert "\n" not in str(caught.value)
+        assert RunFolder(tmp_path / run.id).status().state == "failed"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, data_root):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file.*: cannot write there .*choose another --runs"):
+        train(small_run(), tmp_path / "file", data_root)
