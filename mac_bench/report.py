@@ -1,0 +1,274 @@
+"""A suite's results as one table, method x task: for the terminal, Markdown, CSV and LaTeX.
+
+Runs that are not complete are shown and never averaged. All numbers are successes in %.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from mac_bench.errors import UserError
+from mac_bench.files import write_text
+from mac_bench.stats import Statistic, bootstrap_interval, task_iqm, task_mean
+
+ALL = "(all)"
+"""what the CSV writes as the task of the rows over all tasks"""
+
+FEW = 5
+"""with fewer seeds than this an interval is coarse, as every report says"""
+
+PHYSICS = ("mujoco", "ogbench")
+"""packages whose version can change what an environment does"""
+
+Runs = list[dict[Any, Any]]
+"""Rows of `store.results`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One label on one task, or over all tasks. Numbers are NaN where they are not defined."""
+
+    text: str
+    """what every table shows"""
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n_seeds: int = 0
+    """complete runs; over all tasks the smallest number of any"""
+    n_unfinished: int = 0
+    scores: tuple[tuple[int, float], ...] = ()
+    """(seed, score) of the complete runs"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    label: str
+    cells: dict[str, Cell]
+    """task -> cell"""
+    mean: Cell
+    iqm: Cell
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table and what must be said with it."""
+
+    title: str
+    tasks: tuple[str, ...]
+    methods: tuple[Method, ...]
+    """by falling mean over tasks; those without one come last"""
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def build(frame: pd.DataFrame, level: float = 0.95) -> Report:
+    """The report of what `store.results` returns, or of some of its rows. Raises UserError where there are none, or
+    where they belong to suites that report different numbers."""
+    runs = frame.to_dict("records")
+    if not runs:
+        raise UserError("no runs to report")
+    if len({run["average_last"] for run in runs}) > 1:
+        raise UserError("these suites report means of different numbers of evaluations; make one report for each")
+    tasks = tuple(_by(runs, "task"))
+    methods = [_method(label, own, tasks, level) for label, own in _by(runs, "label").items()]
+    methods.sort(key=lambda method: -math.inf if math.isnan(method.mean.value) else method.mean.value, reverse=True)
+    notes, warnings = _notes(runs, methods, level), _warnings(runs)
+    return Report(", ".join(_by(runs, "suite")), tasks, tuple(methods), tuple(notes), tuple(warnings))
+
+
+def _by(runs: Runs, name: str) -> dict[str, Runs]:
+    """Groups in the order in which they first appear."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(run[name], []).append(run)
+    return groups
+
+
+def _method(label: str, runs: Runs, tasks: Sequence[str], level: float) -> Method:
+    by_task = _by(runs, "task")
+    cells = {task: _cell(by_task.get(task, []), level) for task in tasks}
+    over_tasks = partial(_aggregate, list(cells.values()), level=level)
+    return Method(label, cells, over_tasks(task_mean), over_tasks(task_iqm))
+
+
+def _cell(runs: Runs, level: float) -> Cell:
+    done, unfinished = [run for run in runs if run["complete"]], _unfinished(runs)
+    if not done:
+        return Cell(_states(unfinished) or "-", n_unfinished=len(unfinished))
+    scores = [100 * run["score"] for run in done]
+    value, low, high = numbers = _estimate([np.array(scores)], task_mean, level)
+    text = _number(*numbers, str(len(done)))
+    if unfinished:
+        text += f" (+{len(unfinished)} unfinished at {_progress(unfinished)})"
+    by_seed = tuple((run["seed"], score) for run, score in zip(done, scores, strict=True))
+    return Cell(text, value, low, high, len(done), len(unfinished), by_seed)
+
+
+def _aggregate(cells: list[Cell], statistic: Statistic, level: float) -> Cell:
+    """Over tasks; not defined where a task has no complete run, as other tasks may be harder or easier."""
+    n_unfinished = sum(cell.n_unfinished for cell in cells)
+    counts = [cell.n_seeds for cell in cells]
+    if not all(counts):
+        return Cell(f"{np.count_nonzero(counts)} of {len(cells)} tasks", n_unfinished=n_unfinished)
+    scores = [np.array([score for _, score in cell.scores]) for cell in cells]
+    value, low, high = numbers = _estimate(scores, statistic, level)
+    text = _number(*numbers, str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}")
+    if n_unfinished:
+        text += f" (+{n_unfinished} unfinished)"
+    return Cell(text, value, low, high, min(counts), n_unfinished)
+
+
+def _estimate(scores: Sequence[np.ndarray], statistic: Statistic, level: float) -> tuple[float, float, float]:
+    """Value, low, high; without the last digits, so that the tables round exactly the number that the CSV says."""
+    low, high = bootstrap_interval(scores, statistic, level)
+    return round(float(statistic(scores)), 6), round(low, 6), round(high, 6)
+
+
+def _number(value: float, low: float, high: float, n: str) -> str:
+    interval = "" if math.isnan(low) else f" [{low:.0f}, {high:.0f}]"
+    return f"{value:.0f}{interval} n={n}"
+
+
+def _unfinished(runs: Runs) -> Runs:
+    return [run for run in runs if not run["complete"]]
+
+
+def _states(runs: Runs) -> str:
+    """e.g. `running at 37 %`, `2 failed at 10-50 %, 1 waiting`"""
+    parts = []
+    for state, group in _by(runs, "state").items():
+        count = "" if len(runs) == 1 else f"{len(group)} "
+        name = "incomplete" if state == "finished" else state
+        parts.append(f"{count}{name}" if state == "waiting" else f"{count}{name} at {_progress(group)}")
+    return ", ".join(parts)
+
+
+def _progress(runs: Runs) -> str:
+    percent = sorted(100 * run["step"] // run["steps"] for run in runs)
+    return f"{percent[0]} %" if percent[0] == percent[-1] else f"{percent[0]}-{percent[-1]} %"
+
+
+def _notes(runs: Runs, methods: Iterable[Method], level: float) -> Iterable[str]:
+    last = runs[0]["average_last"]
+    number = "its last evaluation" if last == 1 else f"the mean of its last {last} evaluations"
+    yield f"Success in %, mean over seeds. A seed's number is {number}: fixed before the runs, never the best."
+    counts = [cell.n_seeds for method in methods for cell in method.cells.values() if cell.n_seeds]
+    fewest = f"; the fewest here: {min(counts)}" if counts else ""
+    yield (
+        f"Brackets: {100 * level:g} % percentile bootstrap over n seeds; seeds are the unit. "
+        f"Under {FEW} seeds an interval is coarse{fewest}."
+    )
+    yield (
+        "Over tasks: seeds are resampled within tasks; IQM: mean of the middle half of all tasks' seeds; "
+        "not given where a task has no finished seed."
+    )
+    if unfinished := _unfinished(runs):
+        yield f"Not averaged: {_states(unfinished)}."
+    yield "Versions: " + ", ".join(f"{name} {' and '.join(_seen(runs, name)) or 'none yet'}" for name in PHYSICS) + "."
+
+
+def _warnings(runs: Runs) -> Iterable[str]:
+    for name in PHYSICS:
+        if len(seen := _seen(runs, name)) > 1:
+            yield f"{name} differs between runs of this table ({', '.join(seen)}): they are not comparable."
+    for dataset, own in _by(runs, "dataset").items():
+        if len(seen := _seen(own, "data")) > 1:
+            yield f"{dataset} is not the same data in all runs ({', '.join(seen)}): they are not comparable."
+    for label, own in _by(runs, "label").items():
+        if len(versions := sorted({run["version"] for run in own})) > 1:
+            yield f"{label} mixes versions {', '.join(map(str, versions))} of its agent."
+        if len({(run["task"], run["seed"]) for run in own}) < len(own):
+            yield f"{label} has more than one run of a seed on a task: its settings differ within the label."
+
+
+def _seen(runs: Runs, name: str) -> list[str]:
+    """Versions that the runs were made with; a number whose version is not on record is not passed over."""
+    known = {part for run in runs if isinstance(run[name], str) for part in run[name].split(" + ")}
+    unknown = {"unknown" for run in runs if run["complete"] and not isinstance(run[name], str)}
+    return sorted(known | unknown)
+
+
+def _grid(report: Report) -> list[list[str]]:
+    """Header and rows, as every table shows them."""
+    header = ["method", *report.tasks, "mean over tasks", "IQM over tasks"]
+    rows = [[m.label, *(m.cells[task].text for task in report.tasks), m.mean.text, m.iqm.text] for m in report.methods]
+    return [header, *rows]
+
+
+def _footer(report: Report) -> list[str]:
+    return [*(f"WARNING: {warning}" for warning in report.warnings), *report.notes]
+
+
+def terminal(report: Report) -> Group:
+    """The report for `rich.print`."""
+    header, *rows = _grid(report)
+    table = Table(title=Text(report.title), title_justify="left")
+    for column in header:
+        table.add_column(Text(column))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    styles = ["bold red"] * len(report.warnings) + ["dim"] * len(report.notes)
+    return Group(table, *(Text(line, style) for line, style in zip(_footer(report), styles, strict=True)))
+
+
+def markdown(report: Report) -> str:
+    """The report as a Markdown table, with the notes below it."""
+    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in _grid(report)]
+    table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join([f"# {report.title}", "", *table, "", *(f"- {line}" for line in _footer(report))]) + "\n"
+
+
+def csv(report: Report) -> str:
+    """The numbers of the table, unrounded: label, task, mean, low, high, n_seeds, n_unfinished, scores, iqm, iqm_low,
+    iqm_high. `scores` is `seed:score;...`. The rows over all tasks have the task `(all)`, and they alone an IQM."""
+    rows = []
+    for method in report.methods:
+        for task, cell in [*method.cells.items(), (ALL, method.mean)]:
+            iqm = method.iqm if task == ALL else Cell("")
+            rows.append(
+                {"label": method.label, "task": task, "mean": cell.value, "low": cell.low, "high": cell.high}
+                | {"n_seeds": cell.n_seeds, "n_unfinished": cell.n_unfinished}
+                | {"scores": ";".join(f"{seed}:{score:.10g}" for seed, score in cell.scores)}
+                | {"iqm": iqm.value, "iqm_low": iqm.low, "iqm_high": iqm.high}
+            )
+    return pd.DataFrame(rows).to_csv(index=False, float_format="%.10g", lineterminator="\n")
+
+
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}"}
+    # a row that begins with a bracket would be taken for an argument of the row before it
+    | {">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", "\n": " "}
+)
+
+
+def latex(report: Report) -> str:
+    r"""The report as a tabular for `\input`, with the notes below it; needs the package booktabs."""
+    header, *rows = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in _grid(report)]
+    notes = [line.translate(LATEX) + r"\par" for line in _footer(report)]
+    lines = [r"\begin{tabular}{" + "l" * (len(report.tasks) + 3) + "}", r"\toprule", header, r"\midrule", *rows]
+    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip", r"{\footnotesize", *notes, "}"]
+    return "\n".join(["% needs \\usepackage{booktabs}", *lines]) + "\n"
+
+
+def write(report: Report, out: Path) -> list[Path]:
+    """Write report.md, report.csv and report.tex into the folder `out`; returns their paths."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        texts = {"report.md": markdown(report), "report.csv": csv(report), "report.tex": latex(report)}
+        for name, text in texts.items():
+            write_text(out / name, text)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there ({error.strerror}); choose another folder") from None
+    return [out / name for name in texts]
