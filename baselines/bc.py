@@ -15,7 +15,7 @@ import pydantic
 from mac_bench.config import GoalMix, Settings
 from mac_bench.data import Dataset, ScalingKind
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, initial_key, learner
-from mac_bench.nn import MLP, Params, initial
+from mac_bench.nn import MLP, Params, apply, initial
 from mac_bench.types import Batch, GoalSampling, Sampling
 
 VERSION = 1
@@ -56,7 +56,7 @@ class State(NamedTuple):
 
 def imitation_loss(nets: Networks, params: Params, obs, goal, chunk) -> jax.Array:
     """Mean squared error of the chunks [B, n*A]."""
-    return jnp.square(nets.actor.apply(params, obs, goal) - chunk).mean()
+    return jnp.square(apply(nets.actor, params, obs, goal) - chunk).mean()
 
 
 def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array):
@@ -69,7 +69,7 @@ def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array
 
 def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.Array) -> jax.Array:
     """[N, O] -> [N, K, A] with K = execute."""
-    chunk = jnp.clip(nets.actor.apply(state.actor.params, obs, goal), -1, 1)
+    chunk = jnp.clip(apply(nets.actor, state.actor.params, obs, goal), -1, 1)
     return chunk.reshape(len(obs), c.chunk, -1)[:, : c.execute]
 
 

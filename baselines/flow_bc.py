@@ -16,7 +16,7 @@ from mac_bench.config import GoalMix, Settings
 from mac_bench.data import Dataset, ScalingKind
 from mac_bench.flow import euler, flow_matching_loss
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, initial_key, learner
-from mac_bench.nn import MLP, Params, initial
+from mac_bench.nn import MLP, Params, apply, initial
 from mac_bench.types import Batch, GoalSampling, Sampling
 
 VERSION = 1
@@ -59,7 +59,7 @@ class State(NamedTuple):
 
 def flow_loss(nets: Networks, params: Params, obs, goal, chunk, noise, time) -> jax.Array:
     """Flow matching of the data's chunks [B, n*A] from noise [B, n*A] at times [B, 1]."""
-    return flow_matching_loss(lambda x, u: nets.flow.apply(params, obs, goal, x, u), noise, chunk, time)
+    return flow_matching_loss(lambda x, u: apply(nets.flow, params, obs, goal, x, u), noise, chunk, time)
 
 
 def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array):
@@ -75,7 +75,7 @@ def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array
 def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.Array) -> jax.Array:
     """[N, O] -> [N, K, A] with K = execute: one sample of the policy."""
     noise = jax.random.normal(key, (len(obs), nets.flow.out))
-    chunk = euler(lambda x, u: nets.flow.apply(state.flow.params, obs, goal, x, u), noise, c.flow_steps)
+    chunk = euler(lambda x, u: apply(nets.flow, state.flow.params, obs, goal, x, u), noise, c.flow_steps)
     return jnp.clip(chunk, -1, 1).reshape(len(obs), c.chunk, -1)[:, : c.execute]
 
 

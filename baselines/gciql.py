@@ -20,7 +20,7 @@ import pydantic
 from mac_bench.config import GoalMix, Settings
 from mac_bench.data import Dataset, ScalingKind
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, follow, initial_key, learner
-from mac_bench.nn import MLP, Params, ensemble, initial, scalar
+from mac_bench.nn import MLP, Params, apply, ensemble, initial, scalar
 from mac_bench.types import Batch, GoalSampling, Sampling
 
 VERSION = 1
@@ -91,7 +91,7 @@ def critic_loss(nets: Networks, params: Params, obs, goal, action, target) -> ja
 
 def actor_loss(c: Config, nets: Networks, params: Params, value: Params, critic: Params, obs, goal, action):
     """DDPG+BC or AWR for a Gaussian with fixed deviation 1 around the network's output."""
-    mean = nets.actor.apply(params, obs, goal)  # [B, A]
+    mean = apply(nets.actor, params, obs, goal)  # [B, A]
     log_prob = -0.5 * (jnp.square(action - mean) + LOG_2PI).sum(axis=-1)
     if c.actor_loss == "awr":
         advantage = ensemble(nets.critic, critic, obs, goal, action).min(axis=0) - scalar(nets.value, value, obs, goal)
@@ -130,7 +130,7 @@ def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array
 
 def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.Array) -> jax.Array:
     """The policy's mean: [N, O] -> [N, 1, A]."""
-    return jnp.clip(nets.actor.apply(state.actor.params, obs, goal), -1, 1)[:, None]
+    return jnp.clip(apply(nets.actor, state.actor.params, obs, goal), -1, 1)[:, None]
 
 
 def make(c: Config, data: Dataset, seed: int) -> JaxAgent:

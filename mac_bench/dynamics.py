@@ -6,12 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mac_bench.nn import MLP, Params
+from mac_bench.nn import MLP, Params, apply
 
 
 def predict(net: MLP, params: Params, obs: jax.Array, chunk: jax.Array) -> jax.Array:
     """s_t [..., O], a_t ... a_{t+n-1} [..., n*A] -> the state after the chunk, s_t + f(s_t, chunk) [..., O]."""
-    return obs + net.apply(params, obs, chunk)
+    return obs + apply(net, params, obs, chunk)
 
 
 def prediction_loss(net: MLP, params: Params, obs: jax.Array, chunk: jax.Array, next_obs: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ from mac_bench.data import Dataset, ScalingKind
 from mac_bench.dynamics import Rollout, imagine, predict, prediction_loss
 from mac_bench.flow import euler, flow_matching_loss
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, follow, initial_key, learner
-from mac_bench.nn import MLP, Params, initial, scalar
+from mac_bench.nn import MLP, Params, apply, initial, scalar
 from mac_bench.types import Batch, GoalSampling, Sampling
 
 VERSION = 1
@@ -161,13 +161,13 @@ def draw(c: Config, batch_size: int, size: int, key: jax.Array) -> Draws:
 
 def flow_loss(nets: Networks, params: Params, obs, goal, chunk, draws: Draws) -> jax.Array:
     """Flow matching of the data's chunks [B, D]."""
-    return flow_matching_loss(lambda x, u: nets.flow.apply(params, obs, goal, x, u), draws.noise, chunk, draws.time)
+    return flow_matching_loss(lambda x, u: apply(nets.flow, params, obs, goal, x, u), draws.noise, chunk, draws.time)
 
 
 def distill_loss(c: Config, nets: Networks, params: Params, flow: Params, obs, goal, noise) -> jax.Array:
     """The one-step policy imitates where the flow takes the same noise [B, D]; the teacher is not differentiated."""
-    teacher = euler(lambda x, u: nets.flow.apply(flow, obs, goal, x, u), noise, c.flow_steps)
-    return jnp.square(nets.policy.apply(params, obs, goal, noise) - jnp.clip(teacher, -1, 1)).mean()
+    teacher = euler(lambda x, u: apply(nets.flow, flow, obs, goal, x, u), noise, c.flow_steps)
+    return jnp.square(apply(nets.policy, params, obs, goal, noise) - jnp.clip(teacher, -1, 1)).mean()
 
 
 def choose(nets: Networks, policy: Params, critic: Params, obs, goal, noise) -> tuple[jax.Array, jax.Array]:
@@ -178,7 +178,7 @@ def choose(nets: Networks, policy: Params, critic: Params, obs, goal, noise) -> 
     candidates = noise.shape[0]
     obs = jnp.broadcast_to(obs, (candidates, *obs.shape))  # [N, B, O]
     goal = None if goal is None else jnp.broadcast_to(goal, (candidates, *goal.shape))  # [N, B, G]
-    chunks = jnp.clip(nets.policy.apply(policy, obs, goal, noise), -1, 1)  # [N, B, D]
+    chunks = jnp.clip(apply(nets.policy, policy, obs, goal, noise), -1, 1)  # [N, B, D]
     q = scalar(nets.critic, critic, obs, goal, chunks)  # [N, B]
     best = q.argmax(axis=0)
     return jnp.take_along_axis(chunks, best[None, :, None], axis=0)[0], q.max(axis=0)

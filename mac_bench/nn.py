@@ -1,13 +1,14 @@
 """The one network that everything uses."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Params = dict
-"""The parameters of one network, as flax lays them out."""
+Params = Any
+"""The parameters of one network: nested dictionaries of arrays, as flax lays them out."""
 
 
 class MLP(nn.Module):
@@ -37,9 +38,14 @@ def _initial(scale: float):
     return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
 
 
+def apply(net: MLP, params: Params, *inputs) -> jax.Array:
+    """A network as a function to [..., out]."""
+    return cast(jax.Array, net.apply(params, *inputs))
+
+
 def scalar(net: MLP, params: Params, *inputs) -> jax.Array:
     """A network with one output as a function to [...]: values, logits, rewards."""
-    return net.apply(params, *inputs)[..., 0]
+    return apply(net, params, *inputs)[..., 0]
 
 
 def ensemble(net: MLP, params: Params, *inputs) -> jax.Array:
