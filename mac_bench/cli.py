@@ -1,0 +1,400 @@
+"""The verbs of `mac-bench`. Heavy imports stay inside them, so that `--help` and `status` answer at once."""
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mac_bench import __version__
+from mac_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from mac_bench.config import RunConfig
+    from mac_bench.suite import Member, Suite
+
+SuiteName = Annotated[Path, typer.Argument(metavar="SUITE", help="A .yaml file, or the name of one in suites/.")]
+Runs = Annotated[Path, typer.Option("--runs", envvar="MAC_BENCH_RUNS", help="Folder of runs.")]
+Data = Annotated[Path, typer.Option("--data", envvar="MAC_BENCH_DATA", help="Folder of data sets.")]
+Database = Annotated[Path | None, typer.Option("--db", help="Database (default: RUNS/results.db).")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes per run for evaluation; 0: in the run's own.")]
+Videos = Annotated[int, typer.Option(min=0, help="Episodes of each task to film at the last evaluation.")]
+RUNS, DATA = Path("runs"), Path("data")
+RUNNING, RESULTS, WORKSHOP = "Run", "Compare", "Prepare"
+"""headings of `--help`"""
+
+app = typer.Typer(
+    name="mac-bench",
+    help="Offline RL with action chunks: train, compare, report. Begin with `mac-bench plan quickstart`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(name="data", help="Make, list and check data sets.", no_args_is_help=True)
+app.add_typer(data_app, rich_help_panel=WORKSHOP)
+
+
+def main() -> None:
+    """Run the command line. Errors that the user can put right are one line on stderr and exit code 2."""
+    sys.path.append(os.getcwd())  # agents of a user's own are named by their module
+    try:
+        app()
+    except UserError as error:
+        _leave(str(error))
+    except OSError as error:
+        if error.filename is None:  # no file of the user's: a defect
+            raise
+        _leave(f"{error.filename}: {error.strerror} (--trace shows where)")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _leave(message: str) -> NoReturn:
+    _trace()
+    print(f"mac-bench: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _trace() -> None:
+    if os.environ.get("MAC_BENCH_TRACE"):
+        traceback.print_exc()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mac-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    trace: Annotated[bool, typer.Option("--trace", help="Show where errors come from (MAC_BENCH_TRACE=1).")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    if trace:
+        os.environ["MAC_BENCH_TRACE"] = "1"
+
+
+@app.command(rich_help_panel=RUNNING)
+def plan(suite: SuiteName, runs: Runs = RUNS, data: Data = DATA) -> None:
+    """Show what a suite would run, and which data it needs. Changes nothing."""
+    from mac_bench import overview
+    from mac_bench.suite import missing_data
+
+    console = _console()
+    loaded, members = _expand(suite)
+    console.print(f"[bold]{loaded.name}[/]: {escape(loaded.about)}\n")
+    overview.show(console, [overview.entry(runs, member.label, member.run) for member in members], runs, live=False)
+    console.print("\ndata:")
+    missing = missing_data(members, data)
+    for dataset in dict.fromkeys(member.run.dataset for member in members):
+        text = f"[red]✗[/] {escape(missing[dataset])}" if dataset in missing else f"[green]✓[/] {dataset}"
+        console.print(f"  {text}", soft_wrap=True)
+
+
+@app.command(rich_help_panel=RUNNING)
+def run(
+    suite: SuiteName,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time; they share cores and GPUs.")] = 1,
+    eval_workers: Workers = 0,
+    videos: Videos = 0,
+    runs: Runs = RUNS,
+    data: Data = DATA,
+    database: Database = None,
+) -> None:
+    """Train all runs of a suite that are not finished, and report. Ctrl-C saves; the same command continues."""
+    from mac_bench import overview
+    from mac_bench.suite import missing_data, write_membership
+    from slurm.pool import run_pool
+
+    console = _console()
+    loaded, members = _expand(suite)
+    missing = missing_data(members, data)
+    if missing:
+        first, *more = missing.values()
+        raise UserError(first + (f" (and {len(more)} more; see `mac-bench plan {suite}`)" if more else ""))
+    write_membership(runs, loaded, members)
+    outcome = run_pool(members, runs, data, jobs, eval_workers=eval_workers, videos=videos, console=console)
+    console.print(overview.counts(overview.entries(runs, loaded.name)))
+    if outcome.signal is not None:
+        console.print("stopped; the same command continues")
+        raise typer.Exit(128 + outcome.signal)
+    _report(console, loaded.name, runs, database)
+    console.print(f"[dim]more: mac-bench status {loaded.name} | logs RUN | report {loaded.name} --out DIR[/]")
+    if any(result.state != "finished" for result in outcome.results):
+        console.print("not everything is finished; the same command tries the rest again")
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=RUNNING)
+def train(
+    suite: Annotated[Path | None, typer.Argument(metavar="SUITE", help="A suite, of which to train one run.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Label of the agent in the suite.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the suite.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the suite.")] = None,
+    run: Annotated[str | None, typer.Option(help="Instead of a suite: a run folder, or a run's id.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    eval_workers: Workers = 0,
+    videos: Videos = 0,
+    runs: Runs = RUNS,
+    data: Data = DATA,
+) -> None:
+    """Train one run in this terminal. Ctrl-C saves; the same command continues."""
+    from mac_bench import overview
+    from mac_bench.record import RunFolder
+
+    if run is not None and suite is None:
+        folder, config = overview.stored_run(runs, run)
+    elif suite is not None and run is None:
+        config = _chosen(suite, agent, task, seed, runs)
+        folder = RunFolder.create(runs, config)
+    else:
+        raise UserError("name a suite with --agent, --task and --seed, or one run with --run")
+    before = overview.status_of(folder)
+    if before and before.state == "finished":
+        print(f"{folder.path}: is finished already")
+        return
+    from mac_bench.train import Options, train
+
+    show = not quiet and sys.stderr.isatty()
+    began = time.monotonic()
+    options = Options(eval_workers=eval_workers, videos=videos, progress=show)
+    outcome = train(config, folder.path.parent, data, options)
+    print(f"{folder.path}: {outcome.state} after {time.monotonic() - began:.0f} s")
+    if outcome.signal is not None:
+        raise typer.Exit(128 + outcome.signal)
+
+
+@app.command(rich_help_panel=RUNNING)
+def status(
+    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="Only runs of this suite.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Show how far runs are, and why the failed ones failed."""
+    from mac_bench import overview
+
+    name = Path(suite).stem if suite and suite.endswith(".yaml") else suite
+    overview.show(_console(), overview.entries(runs, name), runs, live=True)
+
+
+@app.command(rich_help_panel=RUNNING)
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or its folder.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as long as it runs.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 20,
+    runs: Runs = RUNS,
+) -> None:
+    """Show what a run printed."""
+    from mac_bench import overview
+
+    folder = overview.find_folder(runs, run)
+    path = folder.path / "log.txt"
+    if not path.exists():
+        begun = overview.status_of(folder) is not None
+        raise UserError(f"{folder.path}: {'trained in a terminal, which has its output' if begun else 'not begun yet'}")
+    with open(path, encoding="utf-8", errors="replace") as file:
+        print("".join(file.readlines()[-lines:]), end="", flush=True)
+        while follow:
+            state = overview.status_of(folder)
+            new = file.read()
+            print(new, end="", flush=True)
+            if not new and (state is None or state.state != "running"):
+                break
+            time.sleep(0.5)
+
+
+@app.command(rich_help_panel=RESULTS)
+def collect(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the database anew.")] = False,
+    runs: Runs = RUNS,
+    database: Database = None,
+) -> None:
+    """Bring the database up to date with the run folders."""
+    from mac_bench import overview
+
+    print(_collect(runs, database, rebuild))
+    _console().print(overview.counts(overview.entries(runs)))
+
+
+@app.command(rich_help_panel=RESULTS)
+def report(
+    suite: SuiteName,
+    out: Annotated[Path | None, typer.Option(help="Write tables and figures to this folder.")] = None,
+    kind: Annotated[
+        Literal["text", "markdown", "csv", "latex"], typer.Option("--format", help="Of the table that is printed.")
+    ] = "text",
+    runs: Runs = RUNS,
+    database: Database = None,
+) -> None:
+    """Compare the agents of a suite. Collects first, so the numbers are never stale."""
+    name = suite.stem if suite.suffix == ".yaml" else str(suite)
+    _report(_console(), name, runs, database, kind, out)
+
+
+@data_app.command("generate")
+def data_generate(
+    dataset: Annotated[str, typer.Argument(metavar="NAME", help="Such as cube-single-play-v0.")],
+    episodes: Annotated[int | None, typer.Option(help="Training episodes (default: a million steps' worth).")] = None,
+    length: Annotated[int | None, typer.Option(help="Steps per episode (default: as in the public data).")] = None,
+    shards: Annotated[int, typer.Option(help="Files to spread it over.")] = 1,
+    seed: Annotated[int, typer.Option(help="Another seed gives other data.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; each makes whole shards.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Folder inside DATA (default: NAME).")] = None,
+    data: Data = DATA,
+) -> None:
+    """Make data with the benchmark's own scripted policies. A call that was interrupted can be repeated."""
+    from rich.progress import Progress
+
+    from mac_bench import generate, tasks
+    from mac_bench.collectors import length_of
+
+    tasks.find(dataset)
+    if episodes is None:
+        episodes = max(1, 1_000_000 // (length or length_of(dataset)))
+    options = {"length": length, "shards": shards, "seed": seed, "workers": workers, "name": name}
+    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    line = bar.add_task("episodes", total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(line, completed=done, total=total)
+
+    try:
+        folder = generate.generate(dataset, data, episodes=episodes, progress=show, **options)
+    finally:
+        bar.stop()
+    print(folder)
+
+
+@data_app.command("list")
+def data_list(data: Data = DATA) -> None:
+    """List the data sets that are there."""
+    from mac_bench import generate
+    from mac_bench.overview import plain_table
+
+    table = plain_table("name", "episodes:", "rows:", "MB:", "")
+    found = generate.listing(data)
+    for each in found:
+        origin = "made here" if each.generated else "official files"
+        note = origin if each.complete else "[red]not complete[/]"
+        table.add_row(each.name, f"{each.episodes:,}", f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", note)
+    console = _console()
+    console.print(
+        table if found else f"no data in {data}; make some with `mac-bench data generate NAME`", highlight=False
+    )
+
+
+@data_app.command("verify")
+def data_verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Default: all.")] = None,
+    data: Data = DATA,
+) -> None:
+    """Check that data sets are whole and unchanged; exit code 1 where one is not."""
+    from mac_bench import generate
+
+    names = names or [each.name for each in generate.listing(data)]
+    if not names:
+        raise UserError(f"no data in {data}; make some with `mac-bench data generate NAME`")
+    damaged = False
+    for name in names:
+        problems = generate.verify(data, name)
+        damaged = damaged or bool(problems)
+        for line in [f"✗ {problem}" for problem in problems] or [f"✓ {name}"]:
+            print(line)
+    raise typer.Exit(int(damaged))
+
+
+@app.command(rich_help_panel=WORKSHOP)
+def agents(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all settings of this one.")] = None,
+) -> None:
+    """List the agents, or explain the settings of one."""
+    from mac_bench import handbook
+
+    if name is None:
+        handbook.show_all(_console())
+    else:
+        handbook.show(_console(), name)
+
+
+@app.command("check-agent", rich_help_panel=WORKSHOP)
+def check_agent(name: Annotated[str, typer.Argument(metavar="NAME", help="An agent, or package.module.")]) -> None:
+    """Hold an agent against the contract that all must keep; exit code 1 where it fails."""
+    from mac_bench import contract
+
+    failed = 0
+    for check in contract.checks(name):
+        try:
+            check.run()
+        except Exception as error:
+            failed += 1
+            reason = str(error).strip() if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+            print(f"✗ {check.name}: {reason}", flush=True)
+            _trace()
+        else:
+            print(f"✓ {check.name}", flush=True)
+    raise typer.Exit(int(failed > 0))
+
+
+@app.command(rich_help_panel=WORKSHOP)
+def doctor(runs: Runs = RUNS, data: Data = DATA) -> None:
+    """Show what works on this machine, and what to do about the rest."""
+    from mac_bench.doctor import show
+
+    show(_console(), runs, data)
+
+
+def _console() -> Console:
+    """A terminal's own width; without one, lines are long enough to be searched."""
+    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if wide else 160, highlight=False)
+
+
+def _expand(name: Path) -> "tuple[Suite, list[Member]]":
+    from mac_bench import suite
+
+    loaded = suite.load(name)
+    return loaded, suite.expand(loaded)
+
+
+def _chosen(name: Path, agent: str | None, task: str | None, seed: int | None, runs: Path) -> "RunConfig":
+    """The one run of a suite that the options leave; the suite is entered as started."""
+    from mac_bench.suite import only, write_membership
+
+    loaded, members = _expand(name)
+    member = only(loaded, members, agent, task, seed)
+    write_membership(runs, loaded, members)
+    return member.run
+
+
+def _collect(runs: Path, database: Path | None, rebuild: bool = False) -> Path:
+    """Bring the database up to date, say what was passed over, and return where it is."""
+    from mac_bench import store
+    from mac_bench.record import SILENCE_S
+
+    database = database or runs / "results.db"
+    collected = (store.rebuild if rebuild else store.collect)(runs, database, SILENCE_S)
+    for problem in collected.problems:
+        print(f"mac-bench: {problem}", file=sys.stderr)
+    return database
+
+
+def _report(
+    console: Console, suite: str, runs: Path, database: Path | None, kind: str = "text", out: Path | None = None
+) -> None:
+    from mac_bench import overview, report, store
+
+    overview.membership(runs, suite)
+    built = report.build(store.results(_collect(runs, database), suite))
+    if kind == "text":
+        console.print(report.terminal(built))
+    else:
+        print({"markdown": report.markdown, "csv": report.csv, "latex": report.latex}[kind](built), end="")
+    for path in report.write(built, out) if out else []:
+        print(path, file=sys.stderr)

@@ -1,0 +1,302 @@
+"""One YAML file = one experiment: tasks, agents and seeds that expand to run configs.
+
+    name: quickstart                    the file's own name, without .yaml
+    about: MAC and cloning in a maze
+    steps: 12_000                       updates of each run
+    seeds: [0, 1, 2]
+    tasks: [pointmaze-medium-navigate-singletask-v0]
+    evaluation: {every: 4000, episodes: 20}
+    average_last: 1                     the reported number is the mean of so many last evaluations
+    agents:                             label -> what runs under it
+      MAC: {agent: mac, settings: {chunk: 10}}
+      bc:                               the label is the agent's name
+
+A task may be a mapping, `task: {dataset: name-in-the-data-folder, steps: 6000}`. An agent may have `steps`, which come
+before a task's and the suite's, a subset of `tasks`, and `per_task: {task: {setting: value}}`, which come before its
+`settings`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pydantic
+import yaml
+
+from mac_bench import registry, tasks
+from mac_bench.config import EvalConfig, RunConfig, Settings, parse
+from mac_bench.errors import UserError
+from mac_bench.files import write_text
+
+FOLDER = Path(__file__).parent.parent / "suites"
+"""suites that come with the project; they can be named without their folder"""
+
+Count = Annotated[int, pydantic.Field(gt=0)]
+
+
+class TaskEntry(Settings):
+    """What a suite says of one task."""
+
+    dataset: str | None = None
+    """name in the data folder; the task's official data where it is not given"""
+    steps: Count | None = None
+
+
+class AgentEntry(Settings):
+    """What runs under one label."""
+
+    agent: str | None = None
+    """the label itself where it is not given"""
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+    per_task: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
+    """settings for single tasks; they come before `settings`"""
+    steps: Count | None = None
+    tasks: tuple[str, ...] | None = None
+    """all tasks of the suite where it is not given"""
+
+
+class Suite(Settings):
+    """One experiment."""
+
+    name: str
+    about: str
+    steps: Count
+    seeds: tuple[Annotated[int, pydantic.Field(ge=0)], ...]
+    tasks: dict[str, TaskEntry]
+    evaluation: EvalConfig
+    average_last: Count = 1
+    """the reported number is the mean of so many last evaluations, fixed before the run"""
+    agents: dict[str, AgentEntry]
+
+    @property
+    def file(self) -> str:
+        """What messages call it."""
+        return f"{self.name}.yaml"
+
+
+class Member(NamedTuple):
+    """A run of a suite."""
+
+    label: str
+    run: RunConfig
+
+
+def load(path: Path) -> Suite:
+    """The suite in a file, or of a name in the project's `suites/`. Raises UserError with the file and the field."""
+    path = _locate(path)
+    content = _read(path)
+    for name, kind in (("tasks", TaskEntry), ("agents", AgentEntry)):
+        content[name] = _entries(path, content, name)
+        for key, entry in content[name].items():
+            parse(kind, entry, f"{path.name}: {name}.{key}")
+    if isinstance(content.get("evaluation"), dict):
+        parse(EvalConfig, content["evaluation"], f"{path.name}: evaluation")
+    suite = parse(Suite, content, path.name)
+    _check(suite, path)
+    return suite
+
+
+def expand(suite: Suite) -> list[Member]:
+    """Its runs, seed by seed, so that whatever is done first can be compared. Imports its agents.
+
+    Raises UserError for settings that an agent refuses, and where two labels mean the same run.
+    """
+    modules = {label: _module(suite, label) for label in suite.agents}
+    found: dict[str, Member] = {}
+    for seed in suite.seeds:
+        for task in suite.tasks:
+            for label, entry in suite.agents.items():
+                if entry.tasks is not None and task not in entry.tasks:
+                    continue
+                member = Member(label, _run(suite, label, task, seed, modules[label].VERSION))
+                other = found.setdefault(member.run.id, member)
+                if other is not member:
+                    raise UserError(
+                        f"{suite.file}: agents {other.label} and {label} are the same run on {task}; "
+                        "remove one, or change its settings"
+                    )
+    return list(found.values())
+
+
+def write_membership(root: Path, suite: Suite, members: list[Member]) -> Path:
+    """Write `root/suites/<name>.json`: which runs belong to the suite under which label, for status and collector."""
+    path = root / "suites" / f"{suite.name}.json"
+    runs = [
+        {"run": member.run.id, "label": member.label, "config": member.run.model_dump(mode="json")}
+        for member in members
+    ]
+    content = {"name": suite.name, "about": suite.about, "average_last": suite.average_last, "members": runs}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot write there ({error.strerror}); choose another --runs") from None
+    return path
+
+
+def only(suite: Suite, members: list[Member], label: str | None, task: str | None, seed: int | None) -> Member:
+    """The member with this label, task and seed, of which what leaves no choice may be None. Raises UserError else."""
+    left = members
+    for option, given, of in (
+        ("agent", label, lambda member: member.label),
+        ("task", task, lambda member: member.run.task),
+        ("seed", seed, lambda member: member.run.seed),
+    ):
+        valid = ", ".join(dict.fromkeys(str(of(member)) for member in left))
+        if given is None and ", " in valid:
+            raise UserError(f"{suite.name} has {len(left)} such runs; give --{option}, one of: {valid}")
+        left = [member for member in left if given is None or of(member) == given]
+        if not left:
+            raise UserError(f"{suite.name} has no such run with --{option} {given}; there are: {valid}")
+    return left[0]
+
+
+def missing_data(members: list[Member], data: Path) -> dict[str, str]:
+    """Data sets that members need and that are not there or not whole, and what to do about each."""
+    found = {}
+    for run in (member.run for member in members):
+        try:
+            tasks.files(run.dataset, data)
+        except UserError as error:
+            official = tasks.find(run.task).dataset
+            found[run.dataset] = str(error)
+            if run.dataset != official and not (data / run.dataset).exists():
+                make = f"mac-bench data generate {official} --name {run.dataset} --episodes N"
+                found[run.dataset] = f"no data '{run.dataset}' in {data}; make it with `{make}`, or put files there"
+    return found
+
+
+def names() -> list[str]:
+    """Suites that come with the project, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def _locate(path: Path) -> Path:
+    known = FOLDER / f"{path}.yaml"
+    if path.suffix == ".yaml" and path.is_file():
+        return path
+    if path.parent == Path() and path.suffix != ".yaml" and known.is_file():
+        return known
+    if path.exists():
+        raise UserError(f"{path}: a suite is a file that ends in .yaml")
+    raise UserError(f"no suite '{path}'; give a .yaml file, or one of: {', '.join(names()) or 'none here'}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key twice, and reads 1e-3 as the number that everybody means."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise UserError(f"line {key.start_mark.line + 1}: '{key.value}' is there twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path.name}: {line}not YAML ({error.problem or error.context})") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name}: not a suite; it needs {', '.join(Suite.model_fields)}")
+    return content
+
+
+def _entries(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A mapping name -> entry, from a mapping whose entries may be empty, or from a list of names."""
+    if name not in content:
+        raise UserError(f"{path.name}: '{name}' is missing")
+    given = content[name]
+    if isinstance(given, list) and name == "tasks":
+        for task in given:
+            if not isinstance(task, str):
+                raise UserError(f"{path.name}: tasks: {task!r} is no name; write `task: {{...}}` without a dash")
+            if given.count(task) > 1:
+                raise UserError(f"{path.name}: tasks: {task} is there twice")
+        given = dict.fromkeys(given)
+    if not isinstance(given, dict):
+        form = "a list of names, or a mapping task: {...}" if name == "tasks" else "a mapping label: {agent: ...}"
+        raise UserError(f"{path.name}: {name}: must be {form}, not {given!r}")
+    if not given:
+        raise UserError(f"{path.name}: {name}: must not be empty")
+    for key, entry in given.items():
+        if entry is not None and not isinstance(entry, dict):
+            raise UserError(f"{path.name}: {name}.{key}: must be a mapping, not {entry!r}")
+    return {str(key): entry or {} for key, entry in given.items()}
+
+
+def _check(suite: Suite, path: Path) -> None:
+    """What the types cannot say."""
+    if suite.name != path.stem:
+        raise UserError(f"{path.name}: name is '{suite.name}', but must be '{path.stem}' like the file's")
+    if not suite.seeds:
+        raise UserError(f"{path.name}: seeds: must not be empty")
+    twice = [seed for seed in suite.seeds if suite.seeds.count(seed) > 1]
+    if twice:
+        raise UserError(f"{path.name}: seeds: {twice[0]} is there twice")
+    for task in suite.tasks:
+        try:
+            tasks.find(task)
+        except UserError as error:
+            raise UserError(f"{path.name}: tasks: {error}") from None
+    for label, entry in suite.agents.items():
+        _check_agent(suite, label, entry)
+
+
+def _check_agent(suite: Suite, label: str, entry: AgentEntry) -> None:
+    where = f"{suite.file}: agents.{label}"
+    if entry.tasks == ():
+        raise UserError(f"{where}.tasks: must not be empty; leave it out for all tasks")
+    for field, given, valid in (
+        ("tasks", entry.tasks or (), suite.tasks),
+        ("per_task", entry.per_task, entry.tasks or suite.tasks),
+    ):
+        for task in given:
+            if task not in valid:
+                raise UserError(f"{where}.{field}: {task} is not among its tasks; there are: {', '.join(valid)}")
+
+
+def _module(suite: Suite, label: str) -> Any:
+    try:
+        return registry.module(suite.agents[label].agent or label)
+    except UserError as error:
+        raise UserError(f"{suite.file}: agents.{label}: {error}") from None
+
+
+def _run(suite: Suite, label: str, task: str, seed: int, version: int) -> RunConfig:
+    entry, given = suite.agents[label], suite.tasks[task]
+    agent = entry.agent or label
+    where = f"{suite.file}: agents.{label}, settings"
+    settings = registry.settings(agent, entry.settings | entry.per_task.get(task, {}), where)
+    steps = entry.steps or given.steps or suite.steps
+    evaluations = -(-steps // suite.evaluation.every)
+    if suite.average_last > evaluations:
+        raise UserError(
+            f"{suite.file}: average_last is {suite.average_last}, but {evaluations} evaluations follow {steps} updates "
+            f"of {label} on {task}"
+        )
+    return RunConfig(
+        agent=agent,
+        version=version,
+        task=task,
+        dataset=given.dataset or tasks.find(task).dataset,
+        seed=seed,
+        steps=steps,
+        settings=settings.model_dump(mode="json"),
+        evaluation=suite.evaluation,
+    )

@@ -1,0 +1,244 @@
+"""The command line as its users see it: what it says, where it says it, and the exit code."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import DATA, TASK
+
+from mac_bench import __version__, cli, doctor
+from mac_bench.record import RunFolder
+
+SUITE = f"""\
+name: tiny
+about: small enough for a test
+steps: 40
+seeds: [0]
+tasks: [{TASK}]
+evaluation: {{every: 20, episodes: 2, parallel: 2}}
+agents:
+  BC: {{agent: bc, settings: {{hidden: [8], batch_size: 8}}}}
+  broken: {{agent: bc, settings: {{hidden: [8], batch_size: 8, learning_rate: 1e+30}}}}
+  random_actions:
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys, data_root):
+    """Calls `mac-bench` in a folder of its own that holds a suite, with data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAC_BENCH_DATA", str(data_root))
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("MAC_BENCH_TRACE", "MAC_BENCH_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    Path("tiny.yaml").write_text(SUITE)
+
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["mac-bench", *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+WRONG = {
+    "plan nothing": r"no suite 'nothing'; give a \.yaml file, or one of: .*quickstart.*",
+    "run tiny.yaml --data empty": rf"no data '{DATA}': .*make it with `mac-bench data generate {DATA}`",
+    "train": "name a suite with --agent, --task and --seed, or one run with --run",
+    "train tiny.yaml --run 1": "name a suite with --agent, --task and --seed, or one run with --run",
+    "train tiny.yaml": "tiny has 3 such runs; give --agent, one of: BC, broken, random_actions",
+    "train tiny.yaml --agent MAC": "tiny has no such run with --agent MAC; there are: BC, broken, random_actions",
+    "train --run 123": "no run '123' under runs; `mac-bench status` lists them",
+    "status": "no runs under runs; start some with `mac-bench run SUITE`, or name another --runs",
+    "status tiny": "suite 'tiny' has not been started under runs; those that have been: none",
+    "logs 123": "no run '123' under runs; `mac-bench status` lists them",
+    "collect": "runs holds neither run folders nor suites; .*",
+    "report tiny": "suite 'tiny' has not been started under runs; those that have been: none",
+    "data generate nothing": "no task 'nothing'; .*",
+    f"data generate {TASK}": rf"'{TASK}' is a task; its data is called {DATA}",
+    f"data generate {DATA} --episodes 0": "episodes: 0 is less than 1",
+    "data generate antmaze-large-navigate-v0 --episodes 1": "antmaze-large-navigate-v0: needs a trained .*",
+    "data verify --data empty": "no data in empty; make some with `mac-bench data generate NAME`",
+    "agents nobody": "no agent 'nobody'; there are: bc, .*",
+    "check-agent nobody": "no agent 'nobody'; there are: bc, .*",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_an_error_is_one_line_on_stderr_and_exit_code_2(call, arguments):
+    said = call(*arguments.split())
+    assert said.code == 2
+    assert re.fullmatch(f"mac-bench: {WRONG[arguments]}\n", said.err), said.err
+    assert "Traceback" not in said.out + said.err
+
+
+def test_a_trace_is_shown_to_those_who_ask(call, monkeypatch):
+    assert "Traceback" in call("--trace", "agents", "nobody").err
+    monkeypatch.setenv("MAC_BENCH_TRACE", "1")
+    said = call("agents", "nobody")
+    assert said.code == 2 and "Traceback" in said.err
+
+
+def test_wrong_usage_is_exit_code_2(call):
+    assert call("run", "tiny.yaml", "--jobs", "0").code == 2
+    assert call("fly").code == 2
+
+
+def test_version_and_help(call):
+    assert call("--version") == (0, f"mac-bench {__version__}\n", "")
+    said = call("--help")
+    assert said.code == 0 and all(verb in said.out for verb in ("plan", "run", "report", "doctor", "data"))
+
+
+def test_a_suite_from_plan_to_report(call):
+    planned = call("plan", "tiny.yaml")
+    assert planned.code == 0 and "3 runs: 3 waiting" in planned.out and f"✓ {DATA}" in planned.out
+    assert not Path("runs").exists(), "plan changes nothing"
+
+    ran = call("run", "tiny.yaml", "--jobs", "2")
+    assert ran.code == 1, "a run has failed"
+    assert f"✓ BC {TASK} seed 0: finished in" in ran.out
+    assert f"✗ broken {TASK} seed 0: failed after" in ran.out and "a smaller learning rate may help" in ran.out
+    assert "3 runs: 2 finished, 1 failed" in ran.out
+    assert "IQM over tasks" in ran.out, "it ends with the report"
+
+    status = call("status", "tiny.yaml")
+    assert status.code == 0 and "failed at update" in status.out and "a smaller learning rate" in status.out
+    run = next(line.split()[0] for line in status.out.splitlines() if " BC " in line)
+    assert "finished" in call("logs", run[:6]).out
+    assert "is finished already" in call("train", "--run", run).out
+
+    report = call("report", "tiny", "--format", "csv", "--out", "tables")
+    assert report.code == 0 and report.out.startswith("label,task,mean")
+    assert sorted(path.name for path in Path("tables").iterdir()) == ["report.csv", "report.md", "report.tex"]
+    assert "3 runs: 2 finished, 1 failed" in call("collect", "--rebuild").out
+
+    again = call("run", "tiny.yaml")
+    assert again.code == 1 and f"BC {TASK} seed 0: started" not in again.out, "what is finished stays so"
+
+
+def test_a_single_run_of_a_suite(call):
+    said = call("train", "tiny.yaml", "--agent", "random_actions")
+    assert said.code == 0 and "finished after" in said.out
+    assert "3 runs: 1 finished, 2 waiting" in call("status").out, "the rest of the suite is known too"
+
+
+def test_a_run_folder_that_was_renamed_or_edited_is_refused(call):
+    call("train", "tiny.yaml", "--agent", "random_actions")
+    config = next(Path("runs").glob("*/config.json"))
+    config.write_text(config.read_text().replace('"steps": 40', '"steps": 41'))
+    said = call("train", "--run", str(config.parent))
+    assert said.code == 2 and "was it renamed or edited by hand?" in said.err
+
+
+def test_an_id_that_is_not_unique_is_refused(call):
+    for name in ("abc1", "abc2"):
+        folder = Path("runs") / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    assert call("logs", "ab").err == "mac-bench: 'ab' fits 2 runs under runs: abc1, abc2\n"
+    assert call("logs", "abc1").err == f"mac-bench: runs{os.sep}abc1: not begun yet\n"
+
+
+def test_data_is_made_listed_and_checked(call, monkeypatch, tmp_path):
+    monkeypatch.setenv("MAC_BENCH_DATA", "made")
+    said = call("data", "generate", DATA, "--episodes", "2", "--length", "10", "--name", "few")
+    assert said.code == 0 and said.out == f"made{os.sep}few\n"
+    assert "few" in call("data", "list").out
+    assert call("data", "verify") == (0, "✓ few\n", "")
+    file = tmp_path / "made" / "few" / f"{DATA}.npz"
+    file.write_bytes(file.read_bytes() + b"x")
+    said = call("data", "verify", "few")
+    assert said.code == 1 and said.out.startswith("✗ ")
+
+
+def test_agents_are_listed_and_explained(call):
+    listed = call("agents").out
+    assert "random_actions" in listed and "Behaviour cloning" in listed
+    explained = call("agents", "bc").out
+    assert "0.0003" in explained and "float > 0" in explained and "sets how far ahead goals lie" in explained
+    assert "GoalMix" in explained and "probability of s_t itself" in explained
+
+
+def test_an_agent_of_ones_own_is_checked_without_a_fork(call, monkeypatch):
+    source = Path(sys.modules["baselines"].__path__[0]) / "random_actions.py"
+    Path("mine").mkdir()
+    (Path("mine") / "good.py").write_text(source.read_text())
+    (Path("mine") / "bad.py").write_text(source.read_text().replace("uniform(-1, 1", "uniform(-2, 2"))
+    said = call("check-agent", "mine.good")
+    assert said.code == 0 and "✗" not in said.out and said.out.count("✓") > 5
+    said = call("check-agent", "mine.bad")
+    assert said.code == 1 and "✗ rewards: actions are" in said.out and "actions must lie in [-1, 1]" in said.out
+
+
+def test_the_doctor_never_fails(call, monkeypatch):
+    monkeypatch.setattr(doctor, "_try", lambda code, **environment: (False, "it is broken"))
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    said = call("doctor", "--data", "empty")
+    assert said.code == 0 and said.out.count("it is broken") >= 3
+    assert "pip install mujoco==3.3.7" in said.out and "mac-bench data generate" in said.out
+
+
+def test_what_the_doctor_tries_is_limited_in_time_and_cannot_hurt(monkeypatch):
+    assert doctor._try("print('fine')") == (True, "fine")
+    assert doctor._try("import os; os.abort()")[0] is False
+    monkeypatch.setattr(doctor, "TIMEOUT_S", 0.1)
+    assert doctor._try("import time; time.sleep(9)") == (False, "no answer within 0 s")
+
+
+def test_status_of_real_runs_loads_nothing_heavy(call):
+    call("train", "tiny.yaml", "--agent", "random_actions")
+    code = (
+        "import sys; from mac_bench.cli import main; sys.argv = ['mac-bench', 'status']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "1 finished" in done.stdout
+    heavy = {"jax", "torch", "ogbench", "mujoco", "gymnasium", "pandas", "sqlalchemy", "scipy", "yaml"}
+    assert not heavy & set(done.stderr.split())
+
+
+def test_ctrl_c_saves_and_the_run_goes_on_afterwards(call, tmp_path):
+    long = SUITE.replace("steps: 40", "steps: 100_000").replace("every: 20", "every: 100_000")
+    Path("tiny.yaml").write_text(long)
+    codes = []
+    for number, verb in ((signal.SIGINT, ["run"]), (signal.SIGTERM, ["train", "--agent", "BC"])):
+        command = [sys.executable, "-m", "mac_bench", *verb, "tiny.yaml"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        while not [event for event in events(tmp_path, "metrics") if event["attempt"] == len(codes) + 1]:
+            time.sleep(0.1)
+            assert process.poll() is None
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[0]
+        codes.append(process.returncode)
+        assert ("the same command continues" in said) or ("stopped after" in said)
+    assert codes == [128 + signal.SIGINT, 128 + signal.SIGTERM]
+    ends, starts = events(tmp_path, "end"), events(tmp_path, "attempt")
+    assert [end["reason"] for end in ends] == ["SIGTERM", "SIGTERM"], "the queue passes Ctrl-C on as SIGTERM"
+    assert starts[0]["step"] == 0 and starts[1]["step"] == ends[0]["step"] > 0
+
+
+def events(folder: Path, kind: str) -> list[dict]:
+    """What the runs in a folder have written down so far."""
+    return [
+        event for path in folder.glob("runs/*/lock") for event in RunFolder(path.parent).read() if event["kind"] == kind
+    ]

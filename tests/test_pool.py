@@ -1,0 +1,268 @@
+"""The queue, with children that play a run in milliseconds: they keep the run folder's protocol and train nothing."""
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mac_bench.config import EvalConfig, RunConfig
+from mac_bench.errors import UserError
+from mac_bench.record import RunFolder
+from mac_bench.suite import Member
+from slurm import pool
+
+CHILD = """
+import json, os, signal, sys, time
+folder, does = sys.argv[1], sys.argv[2]
+
+def status(state, reason=None):
+    with open(folder + "/status.json", "w") as file:
+        json.dump({"state": state, "step": 5, "steps": 10, "attempt": ATTEMPT, "reason": reason,
+                   "heartbeat": time.time(), "host": "here", "pid": os.getpid()}, file)
+
+def stop(number, frame):
+    status("stopped", "SIGTERM")
+    sys.exit(143)
+
+try:
+    ATTEMPT = json.load(open(folder + "/status.json"))["attempt"] + 1
+except FileNotFoundError:
+    ATTEMPT = 1
+print("attempt", ATTEMPT, flush=True)
+begin = time.time()
+if does == "wait":
+    signal.signal(signal.SIGTERM, stop)
+    status("running")
+    open(folder + "/ready", "w").close()
+    time.sleep(60)
+if does == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if does == "fail":
+    status("failed", "loss is nan")
+    sys.exit(1)
+if does == "beaten":
+    with open(folder + "/status.json", "w") as file:
+        json.dump({"state": "running", "step": 5, "steps": 10, "attempt": ATTEMPT, "heartbeat": time.time(),
+                   "host": "far", "pid": 7}, file)
+    sys.exit("mac-bench: another process is training this run; leaving it alone")
+if does == "refuse":
+    sys.exit("mac-bench: no data 'x'")
+if does == "slow":
+    time.sleep(0.8)
+with open(folder + "/events.jsonl", "a") as file:
+    file.write(json.dumps({"kind": "evaluation", "tasks": [{"success": 0.25}, {"success": 0.75}]}) + "\\n")
+with open(folder + "/times.json", "w") as file:
+    json.dump([begin, time.time()], file)
+if hasattr(os, "sched_getaffinity"):
+    print("cores", sorted(os.sched_getaffinity(0)), flush=True)
+status("finished")
+"""
+
+
+def members(count: int) -> list[Member]:
+    evaluation = EvalConfig(every=10)
+    return [
+        Member(
+            "BC",
+            RunConfig(
+                agent="bc",
+                version=1,
+                task="a-maze-v0",
+                dataset="d",
+                seed=seed,
+                steps=10,
+                settings={},
+                evaluation=evaluation,
+            ),
+        )
+        for seed in range(count)
+    ]
+
+
+def play(root: Path, count: int, does: dict[int, str], jobs: int = 1) -> tuple[pool.Outcome, str]:
+    """Queue runs whose children do what `does` says for their seed, or else finish; the outcome and what was said."""
+    runs = members(count)
+    by_folder = {member.run.id: does.get(member.run.seed, "finish") for member in runs}
+    said = io.StringIO()
+    outcome = pool.run_pool(
+        runs,
+        root,
+        Path("data"),
+        jobs,
+        console=Console(file=said, width=160),
+        command=lambda folder: [sys.executable, "-S", "-c", CHILD, str(folder), by_folder[folder.name]],
+    )
+    return outcome, said.getvalue()
+
+
+def states(outcome: pool.Outcome) -> list[str]:
+    return [result.state for result in outcome.results]
+
+
+def test_one_that_fails_stops_no_other(tmp_path):
+    outcome, said = play(tmp_path, 5, {0: "fail", 1: "die", 3: "refuse"})
+    assert states(outcome) == ["failed", "failed", "finished", "failed", "finished"]
+    assert [result.reason for result in outcome.results] == [
+        "loss is nan",
+        "killed by SIGKILL, perhaps for lack of memory",
+        None,
+        "no data 'x'",
+        None,
+    ]
+    assert outcome.signal is None
+    assert "✗ BC a-maze-v0 seed 0: failed after 0 s: loss is nan" in said
+    assert "✓ BC a-maze-v0 seed 2: finished in 0 s, success 50%" in said or "finished in 1 s, success 50%" in said
+
+
+def test_so_many_at_a_time_and_no_more(tmp_path):
+    outcome, _ = play(tmp_path, 6, dict.fromkeys(range(6), "slow"), jobs=3)
+    assert states(outcome) == ["finished"] * 6
+    times = [json.loads((tmp_path / m.run.id / "times.json").read_text()) for m in members(6)]
+    at_once = [sum(begin <= moment < end for begin, end in times) for moment, _ in times]
+    assert max(at_once) in (2, 3)
+
+
+def test_what_is_finished_is_left_alone_and_the_rest_is_tried_again(tmp_path):
+    play(tmp_path, 3, {1: "fail"})
+    outcome, said = play(tmp_path, 3, {})
+    assert states(outcome) == ["finished"] * 3
+    assert said.count("finished in") == 1 and "seed 1" in said
+    logs = [(tmp_path / m.run.id / "log.txt").read_text() for m in members(3)]
+    assert [log.count("attempt") for log in logs] == [1, 2, 1], "logs are appended to, and finished runs not repeated"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_all_and_the_next_call_continues(tmp_path, number):
+    waiting = [tmp_path / member.run.id / "ready" for member in members(2)]
+
+    def interrupt():
+        while not all(path.exists() for path in waiting):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    before = signal.getsignal(number)
+    outcome, said = play(tmp_path, 3, {0: "wait", 1: "wait"}, jobs=2)
+    thread.join()
+    assert signal.getsignal(number) == before
+    assert states(outcome) == ["stopped", "stopped", "waiting"] and outcome.signal == number
+    assert said.count("stopped after") == 2
+    outcome, said = play(tmp_path, 3, {}, jobs=2)
+    assert states(outcome) == ["finished"] * 3 and "continued from 5" in said
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path):
+    run = members(1)[0].run
+    RunFolder.create(tmp_path, run)
+    status = {
+        "state": "running",
+        "step": 1,
+        "steps": 10,
+        "attempt": 1,
+        "heartbeat": time.time(),
+        "host": "far",
+        "pid": 7,
+    }
+    (tmp_path / run.id / "status.json").write_text(json.dumps(status))
+    outcome, said = play(tmp_path, 2, {})
+    assert states(outcome) == ["running", "finished"]
+    assert "seed 0: left alone: process 7 on far is training it" in said
+
+
+def test_two_queues_never_train_the_same_run(tmp_path):
+    outcome, said = play(tmp_path, 1, {0: "beaten"})
+    assert states(outcome) == ["running"] and "left alone: process 7 on far is training it" in said
+
+
+def test_a_broken_terminal_leaves_no_run_behind(tmp_path, monkeypatch):
+    children = []
+
+    class Gone(Console):
+        def print(self, *args, **kwargs):
+            raise OSError("the terminal is gone")
+
+    def command(folder: Path) -> list[str]:
+        return [sys.executable, "-S", "-c", CHILD, str(folder), "wait"]
+
+    class Watched(pool._Child):
+        def __init__(self, *args):
+            super().__init__(*args)
+            children.append(self)
+
+    monkeypatch.setattr(pool, "_Child", Watched)
+    with pytest.raises(OSError, match="the terminal is gone"):
+        pool.run_pool(members(1), tmp_path, Path("data"), console=Gone(), command=command)
+    assert children[0].process.wait(timeout=20) != 0
+
+
+def test_no_jobs_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="--jobs is 0; it must be at least 1"):
+        play(tmp_path, 1, {}, jobs=0)
+
+
+def test_folders_that_cannot_be_written_are_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write there"):
+        play(tmp_path / "file", 1, {})
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with 8 cores and two GPUs."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+
+
+def test_each_run_gets_twice_its_share_of_cores(machine):
+    assert [place.cores for place in pool.places(1)] == [None]
+    assert [place.cores for place in pool.places(2)] == [None, None]
+    assert [sorted(place.cores or ()) for place in pool.places(4)] == [
+        [0, 1, 2, 3],
+        [2, 3, 4, 5],
+        [4, 5, 6, 7],
+        [0, 1, 6, 7],
+    ]
+    use = [sum(core in (place.cores or ()) for place in pool.places(16)) for core in range(8)]
+    assert use == [2] * 8, "more runs than cores are spread evenly"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no processes")
+def test_the_share_of_cores_reaches_the_process(tmp_path):
+    jobs = 2 * len(os.sched_getaffinity(0)) + 1  # so that every share is a single core
+    play(tmp_path, jobs, {}, jobs=jobs)
+    logs = "".join((tmp_path / member.run.id / "log.txt").read_text() for member in members(jobs))
+    expected = [f"cores {sorted(place.cores or ())}" for place in pool.places(jobs)]
+    assert sorted(line for line in logs.splitlines() if line.startswith("cores")) == sorted(expected)
+
+
+def test_runs_are_spread_over_gpus_and_share_their_memory(machine):
+    found = [place.environment for place in pool.places(4)]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["0", "1", "0", "1"]
+    assert {environment["XLA_CLIENT_MEM_FRACTION"] for environment in found} == {"0.450"}
+    assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for environment in found} == {"0.450"}
+    assert "XLA_CLIENT_MEM_FRACTION" not in pool.places(2)[0].environment, "alone on a GPU, nothing is limited"
+
+
+def test_a_machine_without_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pool.gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", "")
+    assert pool.gpus() == []
+
+
+def test_the_command_is_a_list_of_arguments(tmp_path):
+    folder = tmp_path / "a folder; rm -rf"
+    command = pool.train_command(Path("my data"), 2, 1)(folder)
+    assert command[:5] == [sys.executable, "-m", "mac_bench", "train", "--run"]
+    assert str(folder) in command and "my data" in command

@@ -1,0 +1,220 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mac_bench import suite
+from mac_bench.config import RunConfig
+from mac_bench.errors import UserError
+
+MEDIUM = "pointmaze-medium-navigate-singletask-v0"
+LARGE = "pointmaze-large-navigate-singletask-v0"
+GOOD = """\
+name: small
+about: two mazes
+steps: 1_000
+seeds: [3, 1]
+tasks: [pointmaze-medium-navigate-singletask-v0, pointmaze-large-navigate-singletask-v0]
+evaluation: {every: 400, episodes: 2}
+agents:
+  BC: {agent: bc, settings: {hidden: [8], learning_rate: 1e-3}, per_task: {LARGE: {chunk: 5}}}
+  random_actions:
+""".replace("LARGE", LARGE)
+
+
+BOTH = ("BC", "random_actions")
+
+
+def write(folder: Path, text: str = GOOD, name: str = "small.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def expand(folder: Path, text: str = GOOD) -> list[suite.Member]:
+    return suite.expand(suite.load(write(folder, text)))
+
+
+def test_runs_come_seed_by_seed_and_in_the_order_of_the_file(tmp_path):
+    found = [(member.run.seed, member.run.task, member.label) for member in expand(tmp_path)]
+    assert found == [(seed, task, label) for seed in (3, 1) for task in (MEDIUM, LARGE) for label in BOTH]
+
+
+def test_a_run_holds_all_that_decides_its_result(tmp_path):
+    first, _, large, *_ = expand(tmp_path)
+    assert first.run.agent == "bc" and first.run.dataset == "pointmaze-medium-navigate-v0"
+    assert first.run.steps == 1000 and first.run.evaluation.every == 400
+    assert first.run.settings["hidden"] == [8] and first.run.settings["learning_rate"] == 0.001
+    assert first.run.settings["batch_size"] == 1024, "defaults must be written out"
+    assert first.run.settings["chunk"] == 1 and large.run.settings["chunk"] == 5
+
+
+def test_ids_depend_on_content_alone(tmp_path):
+    ids = [member.run.id for member in expand(tmp_path)]
+    assert len(set(ids)) == 8
+    assert [member.run.id for member in expand(tmp_path)] == ids
+    same = GOOD.replace("about: two mazes", "about: something else").replace("BC:", "cloning:")
+    assert [member.run.id for member in expand(tmp_path, same)] == ids
+    other = expand(tmp_path, GOOD.replace("hidden: [8]", "hidden: [9]"))
+    assert [a == member.run.id for a, member in zip(ids, other, strict=True)] == [False, True] * 4
+
+
+def test_the_narrower_word_counts(tmp_path):
+    text = GOOD.replace(
+        "tasks: [pointmaze-medium-navigate-singletask-v0, pointmaze-large-navigate-singletask-v0]",
+        f"tasks:\n  {MEDIUM}: {{dataset: mine, steps: 500}}\n  {LARGE}:",
+    ).replace("  random_actions:", f"  random_actions: {{steps: 1, tasks: [{MEDIUM}]}}")
+    found = {(m.label, m.run.task): (m.run.dataset, m.run.steps) for m in expand(tmp_path, text)}
+    assert found == {
+        ("BC", MEDIUM): ("mine", 500),
+        ("BC", LARGE): ("pointmaze-large-navigate-v0", 1000),
+        ("random_actions", MEDIUM): ("mine", 1),
+    }
+
+
+BAD = {
+    "steps: 1_000": {
+        "steps: many": "small.yaml: steps: Input should be a valid integer, not 'many'",
+        "steps: 0": "small.yaml: steps: Input should be greater than 0, not 0",
+        "": "small.yaml: 'steps' is missing",
+        "steps: 1_000\nstep: 3": "small.yaml: no setting 'step'; there are: about, agents, average_last, evaluation, "
+        "name, seeds, steps, tasks",
+        "steps: 1_000\nsteps: 3": "small.yaml: line 4: 'steps' is there twice",
+        "steps: [1": "small.yaml: line 4: not YAML (expected ',' or ']', but got ':')",
+        "steps: 1_000\naverage_last: 4": "small.yaml: average_last is 4, but 3 evaluations follow 1000 updates of BC "
+        f"on {MEDIUM}",
+        "steps: 2026-01-01": "small.yaml: Object of type date is not JSON serializable",
+    },
+    "seeds: [3, 1]": {
+        "seeds: []": "small.yaml: seeds: must not be empty",
+        "seeds: 3": "small.yaml: seeds: Input should be a valid array, not 3",
+        "seeds: [0, 1, 0]": "small.yaml: seeds: 0 is there twice",
+        "seeds: [0, -1]": "small.yaml: seeds.1: Input should be greater than or equal to 0, not -1",
+        "seeds: [0, one]": "small.yaml: seeds.1: Input should be a valid integer, not 'one'",
+    },
+    "name: small": {
+        "name: big": "small.yaml: name is 'big', but must be 'small' like the file's",
+        "name: 3": "small.yaml: name: Input should be a valid string, not 3",
+    },
+    f"tasks: [{MEDIUM}, {LARGE}]": {
+        "tasks: []": "small.yaml: tasks: must not be empty",
+        "tasks: {}": "small.yaml: tasks: must not be empty",
+        f"tasks: {MEDIUM}": f"small.yaml: tasks: must be a list of names, or a mapping task: {{...}}, not '{MEDIUM}'",
+        f"tasks: [{LARGE}, {LARGE}]": f"small.yaml: tasks: {LARGE} is there twice",
+        f"tasks: [{{{LARGE}: }}]": f"small.yaml: tasks: {{'{LARGE}': None}} is no name; write `task: {{...}}` without "
+        "a dash",
+        f"tasks: {{{LARGE}: here}}": f"small.yaml: tasks.{LARGE}: must be a mapping, not 'here'",
+        f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: dataset, steps",
+        f"tasks: [{MEDIUM}]": f"small.yaml: agents.BC.per_task: {LARGE} is not among its tasks; there are: {MEDIUM}",
+        "": "small.yaml: 'tasks' is missing",
+    },
+    "evaluation: {every: 400, episodes: 2}": {
+        "evaluation: {episodes: 2}": "small.yaml: evaluation: 'every' is missing",
+        "evaluation: 400": "small.yaml: evaluation: Input should be an object, not 400",
+        "evaluation: {every: 400, runs: 2}": "small.yaml: evaluation: no setting 'runs'; there are: episodes, every, "
+        "parallel",
+    },
+    "  random_actions:": {
+        "  bcc:": "small.yaml: agents.bcc: no agent 'bcc'; there are: AGENTS",
+        "  x: {agent: no.such}": "small.yaml: agents.x: no module 'no.such' for an agent; is its folder on the "
+        "PYTHONPATH?",
+        "  x: {agent: json.tool}": "small.yaml: agents.x: json.tool is no agent: it lacks Config, make, VERSION; an "
+        "agent has Config, make and VERSION",
+        "  bc: {setings: {}}": "small.yaml: agents.bc: no setting 'setings'; there are: agent, per_task, settings, "
+        "steps, tasks",
+        "  bc: {settings: {chunks: 3}}": "small.yaml: agents.bc, settings: no setting 'chunks'; there are: batch_size, "
+        "chunk, discount, execute, goals, hidden, layer_norm, learning_rate, scaling",
+        "  bc: {settings: {chunk: '3'}}": "small.yaml: agents.bc, settings: chunk: Input should be a valid integer, "
+        "not '3'",
+        "  bc: {settings: {execute: 3}}": "small.yaml: agents.bc, settings: execute is 3, but a chunk has 1 actions",
+        f"  bc: {{per_task: {{{LARGE}: {{chunk: 0}}}}}}": "small.yaml: agents.bc, settings: chunk: Input should be "
+        "greater than 0, not 0",
+        "  bc: {tasks: []}": "small.yaml: agents.bc.tasks: must not be empty; leave it out for all tasks",
+        "  bc: {tasks: [x]}": f"small.yaml: agents.bc.tasks: x is not among its tasks; there are: {MEDIUM}, {LARGE}",
+        "  bc: bc": "small.yaml: agents.bc: must be a mapping, not 'bc'",
+        "  again: {agent: bc, settings: {learning_rate: 0.001, hidden: [8]}}": "small.yaml: agents BC and again are "
+        f"the same run on {MEDIUM}; remove one, or change its settings",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [(right, wrong, message) for right, cases in BAD.items() for wrong, message in cases.items()],
+)
+def test_what_is_wrong_is_refused_in_one_line_that_says_what_would_be_right(tmp_path, right, wrong, message):
+    assert right in GOOD
+    with pytest.raises(UserError) as error:
+        expand(tmp_path, GOOD.replace(right, wrong))
+    agents = ", ".join(suite.registry.names())
+    assert str(error.value) == message.replace("AGENTS", agents)
+
+
+def test_an_unknown_task_is_refused_with_what_comes_close(tmp_path):
+    with pytest.raises(UserError, match=f"^small.yaml: tasks: no task .*did you mean .*{MEDIUM}"):
+        expand(tmp_path, GOOD.replace(MEDIUM, MEDIUM.replace("medium", "medum")))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
+def test_a_file_that_is_no_mapping(tmp_path, text):
+    with pytest.raises(UserError) as error:
+        expand(tmp_path, text)
+    assert str(error.value) == (
+        "small.yaml: not a suite; it needs name, about, steps, seeds, tasks, evaluation, average_last, agents"
+    )
+
+
+def test_files_that_are_not_there_or_not_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "FOLDER", tmp_path / "suites")
+    (tmp_path / "suites").mkdir()
+    for name in ("one", "two"):
+        write(tmp_path / "suites", GOOD.replace("small", name), f"{name}.yaml")
+    assert suite.load(Path("two")).name == "two"
+    with pytest.raises(UserError) as error:
+        suite.load(Path("three"))
+    assert str(error.value) == "no suite 'three'; give a .yaml file, or one of: one, two"
+    other = write(tmp_path, GOOD, "small.txt")
+    with pytest.raises(UserError) as error:
+        suite.load(other)
+    assert str(error.value) == f"{other}: a suite is a file that ends in .yaml"
+    (tmp_path / "small.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"^small.yaml: cannot be read"):
+        suite.load(tmp_path / "small.yaml")
+
+
+def test_membership_can_be_read_back(tmp_path):
+    loaded = suite.load(write(tmp_path))
+    members = suite.expand(loaded)
+    content = json.loads(suite.write_membership(tmp_path / "runs", loaded, members).read_text())
+    assert {key: content[key] for key in ("name", "about", "average_last")} == {
+        "name": "small",
+        "about": "two mazes",
+        "average_last": 1,
+    }
+    assert [(m["label"], m["run"]) for m in content["members"]] == [(m.label, m.run.id) for m in members]
+    for member in content["members"]:
+        assert RunConfig.model_validate_json(json.dumps(member["config"])).id == member["run"]
+
+
+def test_one_run_is_named_by_what_leaves_no_choice(tmp_path):
+    loaded = suite.load(write(tmp_path))
+    members = suite.expand(loaded)
+    assert suite.only(loaded, members, "BC", LARGE, 1).run == members[6].run
+    with pytest.raises(UserError, match=r"^small has 8 such runs; give --agent, one of: BC, random_actions$"):
+        suite.only(loaded, members, None, LARGE, 1)
+    with pytest.raises(UserError, match=r"^small has no such run with --seed 2; there are: 3, 1$"):
+        suite.only(loaded, members, "BC", LARGE, 2)
+
+
+def test_missing_data_comes_with_advice(tmp_path):
+    text = GOOD.replace(f"[{MEDIUM}, {LARGE}]", f"{{{MEDIUM}: , {LARGE}: {{dataset: mine}}}}")
+    missing = suite.missing_data(expand(tmp_path, text), tmp_path)
+    assert list(missing) == ["pointmaze-medium-navigate-v0", "mine"]
+    assert "`mac-bench data generate pointmaze-medium-navigate-v0`" in missing["pointmaze-medium-navigate-v0"]
+    assert "`mac-bench data generate pointmaze-large-navigate-v0 --name mine" in missing["mine"]
+
+
+def test_the_suites_of_the_project_are_right():
+    assert "quickstart" in suite.names()
+    for name in suite.names():
+        assert suite.expand(suite.load(Path(name)))
