@@ -22,10 +22,12 @@ VERSION = 1
 
 
 class Config(Settings):
-    """Network and optimiser as for all methods of the MAC comparison; goals as for its behaviour policies."""
+    """Network and optimiser as for all methods of the MAC comparison."""
 
     chunk: int = pydantic.Field(default=1, gt=0)
+    """n, actions that are cloned at once"""
     execute: int = pydantic.Field(default=1, gt=0)
+    """of them, before the next decision"""
     hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
     layer_norm: bool = True
     learning_rate: float = pydantic.Field(default=3e-4, gt=0)
@@ -33,6 +35,7 @@ class Config(Settings):
     discount: float = pydantic.Field(default=0.999, gt=0, lt=1)
     """sets how far ahead goals lie"""
     goals: GoalMix = GoalMix(current=0.0, future=1.0, random=0.0, geometric=True)
+    """only states that the logged actions did lead to"""
     scaling: ScalingKind = "minmax"
 
     @pydantic.model_validator(mode="after")

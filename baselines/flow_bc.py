@@ -28,7 +28,9 @@ class Config(Settings):
     chunk: int = pydantic.Field(default=1, gt=0)
     """1 is FBC; MAC's behaviour policy has 10"""
     execute: int = pydantic.Field(default=1, gt=0)
+    """actions of the chunk that are executed before the next decision"""
     flow_steps: int = pydantic.Field(default=10, gt=0)
+    """Euler steps from noise to a chunk"""
     hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
     layer_norm: bool = True
     learning_rate: float = pydantic.Field(default=3e-4, gt=0)

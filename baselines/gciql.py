@@ -35,6 +35,8 @@ class Config(Settings):
 
     expectile: float = pydantic.Field(default=0.9, gt=0, lt=1)
     actor_loss: Literal["ddpgbc", "awr"] = "ddpgbc"
+    q_aggregation: Literal["min", "mean"] = "min"
+    """of the two critics; mean for humanoidmaze"""
     alpha: float = pydantic.Field(default=1.0, ge=0)
     """weight of imitation in DDPG+BC, inverse temperature in AWR"""
     discount: float = pydantic.Field(default=0.999, gt=0, lt=1)
@@ -77,9 +79,14 @@ def expectile_loss(difference: jax.Array, expectile: float) -> jax.Array:
     return (jnp.where(difference >= 0, expectile, 1 - expectile) * difference**2).mean()
 
 
+def aggregate(c: Config, q: jax.Array) -> jax.Array:
+    """The two critics' values [2, B] as one [B]."""
+    return q.min(axis=0) if c.q_aggregation == "min" else q.mean(axis=0)
+
+
 def value_loss(c: Config, nets: Networks, params: Params, slow_critic: Params, obs, goal, action) -> jax.Array:
     """V [B] towards the upper expectile of Q over the data's actions."""
-    q = ensemble(nets.critic, slow_critic, obs, goal, action).min(axis=0)
+    q = aggregate(c, ensemble(nets.critic, slow_critic, obs, goal, action))
     return expectile_loss(q - scalar(nets.value, params, obs, goal), c.expectile)
 
 
@@ -94,9 +101,10 @@ def actor_loss(c: Config, nets: Networks, params: Params, value: Params, critic:
     mean = apply(nets.actor, params, obs, goal)  # [B, A]
     log_prob = -0.5 * (jnp.square(action - mean) + LOG_2PI).sum(axis=-1)
     if c.actor_loss == "awr":
-        advantage = ensemble(nets.critic, critic, obs, goal, action).min(axis=0) - scalar(nets.value, value, obs, goal)
+        q = aggregate(c, ensemble(nets.critic, critic, obs, goal, action))
+        advantage = q - scalar(nets.value, value, obs, goal)
         return -(jnp.minimum(jnp.exp(c.alpha * advantage), LARGEST_WEIGHT) * log_prob).mean()
-    q = ensemble(nets.critic, critic, obs, goal, jnp.clip(mean, -1, 1)).min(axis=0)
+    q = aggregate(c, ensemble(nets.critic, critic, obs, goal, jnp.clip(mean, -1, 1)))
     # dividing by the size of Q makes alpha independent of the scale of rewards
     return -q.mean() / jax.lax.stop_gradient(jnp.abs(q).mean() + 1e-6) - (c.alpha * log_prob).mean()
 

@@ -225,7 +225,7 @@ def collect(
 @app.command(rich_help_panel=RESULTS)
 def report(
     suite: SuiteName,
-    out: Annotated[Path | None, typer.Option(help="Write tables and figures to this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the tables to this folder, in every format.")] = None,
     kind: Annotated[
         Literal["text", "markdown", "csv", "latex"], typer.Option("--format", help="Of the table that is printed.")
     ] = "text",
@@ -242,7 +242,7 @@ def data_generate(
     dataset: Annotated[str, typer.Argument(metavar="NAME", help="Such as cube-single-play-v0.")],
     episodes: Annotated[int | None, typer.Option(help="Training episodes (default: a million steps' worth).")] = None,
     length: Annotated[int | None, typer.Option(help="Steps per episode (default: as in the public data).")] = None,
-    shards: Annotated[int, typer.Option(help="Files to spread it over.")] = 1,
+    shards: Annotated[int | None, typer.Option(help="Files to spread it over (default: 100,000 steps each).")] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other data.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes; each makes whole shards.")] = 1,
     name: Annotated[str | None, typer.Option(help="Folder inside DATA (default: NAME).")] = None,
@@ -257,6 +257,8 @@ def data_generate(
     tasks.find(dataset)
     if episodes is None:
         episodes = max(1, 1_000_000 // (length or length_of(dataset)))
+    if shards is None:  # small enough that an interruption costs little, and one for every worker
+        shards = min(episodes, max(workers, round(episodes * (length or length_of(dataset)) / 100_000)))
     options = {"length": length, "shards": shards, "seed": seed, "workers": workers, "name": name}
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
     line = bar.add_task("episodes", total=None)

@@ -32,13 +32,23 @@ def parse(kind: type[S], values: Mapping[str, Any], where: str) -> S:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            text = f"no setting '{name}'; there are: {', '.join(sorted(kind.model_fields))}"
+            text = f"no setting '{name}'; there are: {', '.join(_names_beside(kind, first['loc']))}"
         elif first["type"] == "missing":
             text = f"'{name}' is missing"
         else:
             reason = first["msg"].removeprefix("Value error, ")
             text = f"{name}: {reason}, not {first['input']!r}" if name else reason
         raise UserError(f"{where}: {text}") from None
+
+
+def _names_beside(kind: type[Settings], place: tuple[int | str, ...]) -> list[str]:
+    """The valid names where a wrong one stands: those of the settings that it lies in."""
+    for name in place[:-1]:
+        inner = kind.model_fields[name].annotation if name in kind.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, Settings)):
+            break
+        kind = inner
+    return sorted(kind.model_fields)
 
 
 class GoalMix(Settings):

@@ -60,13 +60,27 @@ def small(name: str) -> dict[str, Any]:
 
 
 def checks(name: str) -> Iterator[Check]:
-    """All checks of an agent, in both modes. Raises UserError for a name that is no agent."""
+    """All checks of an agent, in every mode that its `make` does not refuse. Raises UserError where there is none."""
     registry.module(name)
     yield Check("unknown setting refused with the valid names", lambda: _refuses(name))
-    for goals in (False, True):
+    for goals in modes(name):
         mode = "goals" if goals else "rewards"
         for title, check in _CHECKS.items():
             yield Check(f"{mode}: {title}", lambda check=check, goals=goals: check(name, goals))
+
+
+def modes(name: str) -> list[bool]:
+    """Whether data have goals, for each kind that the agent takes; it refuses the other by a UserError from `make`."""
+    found, reasons = [], []
+    for goals in (False, True):
+        try:
+            _make(name, goals)
+            found.append(goals)
+        except UserError as error:
+            reasons.append(str(error))
+    if not found:
+        raise UserError(f"agent {name} can be made neither for rewards nor for goals: {'; '.join(reasons)}")
+    return found
 
 
 def _make(name: str, goals: bool, seed: int = 0) -> Agent:
@@ -102,7 +116,7 @@ def _repeats(name: str, goals: bool) -> None:
         _train(agent, goals, 1, 3)
     np.testing.assert_array_equal(_ask(first, goals), _ask(again, goals), "the same seed gives other actions")
     np.testing.assert_array_equal(_ask(first, goals), _ask(first, goals), "asked twice, other actions")
-    if _learns(first, goals):
+    if _learns(_make(name, goals), goals):
         assert (_ask(first, goals) != _ask(other, goals)).any(), "another seed gives the same agent"
 
 

@@ -4,6 +4,7 @@ Everything random is a function of (run seed, step, task, episode), so the same 
 """
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 
 from mac_bench import tasks
 from mac_bench.config import EvalConfig
+from mac_bench.errors import UserError
 from mac_bench.types import Agent
 
 EPISODES, ACTIONS = 2, 3
@@ -103,16 +105,29 @@ class Group:
         if self.here is not None:
             self.answer = getattr(self.here, verb)(argument)
         else:
-            self.pipe.send((verb, argument))
+            try:
+                self.pipe.send((verb, argument))
+            except OSError:
+                raise self._died() from None
 
     def finish(self) -> Any:
         """Its result. Raises the error that it raised."""
         if self.here is not None:
             return self.answer
-        answer = self.pipe.recv()
+        try:
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            raise self._died() from None
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _died(self) -> UserError:
+        self.process.join(timeout=5)
+        return UserError(
+            f"an evaluation process died (exit code {self.process.exitcode}), perhaps for lack of memory; "
+            "fewer --eval-workers or a smaller evaluation.parallel need less"
+        )
 
     def close(self) -> None:
         """Close the environments, and the process that holds them."""
@@ -124,11 +139,12 @@ class Group:
 
 
 def _serve(pipe: Connection, task: tasks.Task, size: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the trainer decides what ends
     environments = Environments(task, size)
     while True:
         try:
             verb, argument = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return environments.close()
         try:
             pipe.send(getattr(environments, verb)(argument))

@@ -11,6 +11,20 @@ import numpy as np
 
 from mac_bench.errors import UserError
 
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""what reading a damaged or foreign `.npz` may raise"""
+
 
 class DamagedFile(UserError):
     """A file that is there but cannot be read: cut short, changed, or something else altogether."""
@@ -35,7 +49,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise DamagedFile(f"{path}: not a readable .npz of plain arrays ({error})") from None
 
 
@@ -47,6 +61,8 @@ def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # "No space left on device" alone does not say where
         raise

@@ -33,6 +33,7 @@ from mac_bench import returns
 from mac_bench.config import GoalMix, Settings
 from mac_bench.data import Dataset, ScalingKind
 from mac_bench.dynamics import Rollout, imagine, predict, prediction_loss
+from mac_bench.errors import UserError
 from mac_bench.flow import euler, flow_matching_loss
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, follow, initial_key, learner
 from mac_bench.nn import MLP, Params, apply, initial, scalar
@@ -170,24 +171,20 @@ def distill_loss(c: Config, nets: Networks, params: Params, flow: Params, obs, g
     return jnp.square(apply(nets.policy, params, obs, goal, noise) - jnp.clip(teacher, -1, 1)).mean()
 
 
-def choose(nets: Networks, policy: Params, critic: Params, obs, goal, noise) -> tuple[jax.Array, jax.Array]:
-    """Rejection sampling: of the N candidates that `noise` [N, B, D] gives, the one with the highest Q.
-
-    Returns the chunks [B, D] and their Q [B].
-    """
+def choose(nets: Networks, policy: Params, critic: Params, obs, goal, noise) -> jax.Array:
+    """Rejection sampling: of the N candidates that `noise` [N, B, D] gives, the one with the highest Q, [B, D]."""
     candidates = noise.shape[0]
     obs = jnp.broadcast_to(obs, (candidates, *obs.shape))  # [N, B, O]
     goal = None if goal is None else jnp.broadcast_to(goal, (candidates, *goal.shape))  # [N, B, G]
     chunks = jnp.clip(apply(nets.policy, policy, obs, goal, noise), -1, 1)  # [N, B, D]
     q = scalar(nets.critic, critic, obs, goal, chunks)  # [N, B]
-    best = q.argmax(axis=0)
-    return jnp.take_along_axis(chunks, best[None, :, None], axis=0)[0], q.max(axis=0)
+    return jnp.take_along_axis(chunks, q.argmax(axis=0)[None, :, None], axis=0)[0]
 
 
 def dream(c: Config, nets: Networks, state: State, obs, goal, noise) -> Rollout:
     """H chunks from the states [R, O], each the best of the candidates of `noise` [H, N, R, D]."""
     return imagine(
-        lambda s, z: choose(nets, state.policy.params, state.critic.params, s, goal, z)[0],
+        lambda s, z: choose(nets, state.policy.params, state.critic.params, s, goal, z),
         lambda s, a: predict(nets.dynamics, state.dynamics.params, s, a),
         obs,
         noise,
@@ -325,7 +322,7 @@ def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.
 
 def best_actions(c: Config, nets: Networks, state: State, obs, goal, noise) -> jax.Array:
     """The first `execute` actions [N, K, A] of the best of the candidates that `noise` [M, N, D] gives."""
-    chunk, _ = choose(nets, state.policy.params, state.critic.params, obs, goal, noise)
+    chunk = choose(nets, state.policy.params, state.critic.params, obs, goal, noise)
     return chunk.reshape(len(obs), c.chunk, -1)[:, : c.execute]
 
 
@@ -366,6 +363,8 @@ def initial_state(c: Config, nets: Networks, obs, goal, chunk, key: jax.Array) -
 
 def make(c: Config, data: Dataset, seed: int) -> JaxAgent:
     """An agent for these data; goal-conditioned where they have goals."""
+    if c.value_loss == "bce" and data.goals is None:
+        raise UserError("value_loss 'bce' is for goals: the values of a task with rewards are no probabilities")
     obs_size, action_size = data.observations.shape[1], data.actions.shape[1]
     nets = networks(c, obs_size, action_size)
     goal = None if data.goals is None else jnp.zeros((1, data.goals.shape[1]))

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,9 @@ def entries(root: Path, suite: str | None = None) -> list[Entry]:
     found = {run: _entry(root, run, member["label"], member["config"]) for run, member in members.items()}
     for path in sorted(root.glob("*/config.json")) if suite is None else []:
         if path.parent.name not in found:
-            run = RunFolder(path.parent).config()
-            found[path.parent.name] = entry(root, run.agent, run)
+            with suppress(UserError):  # one damaged folder must not hide the others; `collect` names it
+                run = RunFolder(path.parent).config()
+                found[path.parent.name] = entry(root, run.agent, run)
     if not found:
         raise UserError(f"no runs under {root}; start some with `mac-bench run SUITE`, or name another --runs")
     return list(found.values())

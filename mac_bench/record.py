@@ -32,8 +32,8 @@ SILENCE_S = 300
 """a run without a heartbeat for so long is lost; longer than any compilation"""
 
 
-CHECKPOINTS = ("checkpoint.npz", "checkpoint.previous.npz", "checkpoint.new.npz")
-"""the newest, the one before, and the one being written"""
+CHECKPOINTS = ("checkpoint.npz", "checkpoint.new.npz", "checkpoint.previous.npz")
+"""the newest; what a writer that was killed between two renames left; the one before"""
 
 
 class Status(pydantic.BaseModel):
@@ -125,17 +125,22 @@ class RunFolder:
         with open(self.path / "lock", "a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 status = self.status()
                 who = f" (process {status.pid} on {status.host})" if status else ""
                 raise UserError(f"{self.path}: another process{who} is training this run; leaving it alone") from None
-            self._drop_torn_line()
+            except OSError as error:
+                raise UserError(f"{self.path}: this file system cannot lock files ({error.strerror})") from None
+            self._clear_up()
             yield
 
     def save_checkpoint(self, save: Callable[[Path], None]) -> None:
         """Write a checkpoint with `save(path)`, keeping the one before it."""
-        newest, previous, aside = (self.path / name for name in CHECKPOINTS)
+        newest, aside, previous = (self.path / name for name in CHECKPOINTS)
         save(aside)
+        if self.events.exists():  # a power cut must not leave a checkpoint that is ahead of the log
+            with open(self.events, "ab") as events:
+                os.fsync(events.fileno())
         if newest.exists():
             os.replace(newest, previous)
         os.replace(aside, newest)
@@ -143,18 +148,22 @@ class RunFolder:
     def load_checkpoint(self, load: Callable[[Path], int]) -> int:
         """The step that `load(path)` restores: of the newest readable checkpoint, 0 where there is none."""
         damaged = []
-        for path in (self.path / name for name in CHECKPOINTS[:2]):
+        for path in (self.path / name for name in CHECKPOINTS):
             if path.exists():
                 try:
                     return load(path)
                 except DamagedFile as error:
                     damaged.append(str(error))
+                    # out of the way, or the next save would push it over the good one before it
+                    path.rename(path.with_suffix(".damaged"))
         if damaged:
-            raise UserError(f"{damaged[-1]}; no other checkpoint is left: delete it to train from the start")
+            raise UserError(f"{damaged[-1]}; no other checkpoint is left; the same command now trains from the start")
         return 0
 
-    def _drop_torn_line(self) -> None:
-        """Cut off what a killed writer left without its end, so that the next event starts on a line of its own."""
+    def _clear_up(self) -> None:
+        """Remove what a killed writer left half-written, so that the next event starts on a line of its own."""
+        for aside in self.path.glob(".*.tmp"):
+            aside.unlink()
         if self.events.exists():
             text = self.events.read_bytes()
             whole = text.rfind(b"\n") + 1
@@ -165,9 +174,10 @@ class RunFolder:
 class Journal:
     """Writes one attempt of a run down: its events, its status with heartbeat, and how it ended."""
 
-    def __init__(self, folder: RunFolder, steps: int, attempt: int):
-        self.folder, self.steps, self.attempt = folder, steps, attempt
-        self.step = 0
+    def __init__(self, folder: RunFolder, steps: int, before: Status | None):
+        self.folder, self.steps = folder, steps
+        self.attempt = before.attempt + 1 if before else 1
+        self.step = before.step if before else 0
         """the last update that is done"""
         self.rate: float | None = None
         """updates per second since the metrics before, without evaluations"""

@@ -26,6 +26,8 @@ def module(name: str) -> ModuleType:
     """The module of an agent. Raises UserError for a name that is not there, or a module that is no agent."""
     if "." not in name and name not in names():
         raise unknown("agent", name, names())
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"'{name}' names no agent: one of your own is named by its module, package.module")
     path = name if "." in name else "mac_bench.mac" if name == "mac" else f"baselines.{name}"
     try:
         found = importlib.import_module(path)
@@ -33,9 +35,13 @@ def module(name: str) -> ModuleType:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
             raise UserError(f"agent '{name}' needs the package '{error.name}', which is not installed") from None
         raise UserError(f"no module '{path}' for an agent; is its folder on the PYTHONPATH?") from None
+    except (SyntaxError, ImportError) as error:
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     missing = [part for part in ("Config", "make", "VERSION") if not hasattr(found, part)]
     if missing:
         raise UserError(f"{path} is no agent: it lacks {', '.join(missing)}; an agent has Config, make and VERSION")
+    if not (isinstance(found.Config, type) and issubclass(found.Config, Settings)):
+        raise UserError(f"{path} is no agent: its Config must derive from mac_bench.config.Settings")
     return found
 
 

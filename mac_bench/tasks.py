@@ -7,8 +7,6 @@ import json
 import os
 import types
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 
 from mac_bench.data import Dataset
 from mac_bench.errors import UserError
+from mac_bench.files import UNREADABLE
 
 ACTION_LIMIT = 1.0 - 1e-5
 """tanh cannot reach +-1: an action at the edge would have infinite density"""
@@ -26,7 +25,7 @@ MANIFEST = "manifest.json"
 UNFINISHED = "manifest.partial.json"
 
 
-class Environment(NamedTuple):
+class Facts(NamedTuple):
     """What is known of an environment without making it."""
 
     episode_limit: int
@@ -38,21 +37,21 @@ class Environment(NamedTuple):
 
 _WALK, _EXPLORE, _ARM = ("navigate", "stitch"), ("navigate", "stitch", "explore"), ("play", "noisy")
 ENVIRONMENTS = {
-    **{f"pointmaze-{maze}": Environment(1000, 1, _EXPLORE) for maze in ("medium", "large", "giant", "teleport")},
-    **{f"antmaze-{maze}": Environment(1000, 1, _EXPLORE) for maze in ("medium", "large", "giant", "teleport")},
-    **{f"humanoidmaze-{maze}": Environment(2000, 1, _WALK) for maze in ("medium", "large", "teleport")},
-    "humanoidmaze-giant": Environment(4000, 1, _WALK),
-    **{f"antsoccer-{field}": Environment(1000, 4, _WALK) for field in ("arena", "medium")},
-    "cube-single": Environment(200, 2, _ARM),
-    "cube-double": Environment(500, 2, _ARM),
-    "cube-triple": Environment(1000, 2, _ARM),
-    "cube-quadruple": Environment(1000, 2, _ARM),
-    "cube-octuple": Environment(1500, 2, _ARM),
-    "scene": Environment(750, 2, _ARM),
-    "puzzle-3x3": Environment(500, 4, _ARM),
-    "puzzle-4x4": Environment(500, 4, _ARM),
-    "puzzle-4x5": Environment(1000, 2, _ARM),
-    "puzzle-4x6": Environment(1000, 2, _ARM),
+    **{f"pointmaze-{maze}": Facts(1000, 1, _EXPLORE) for maze in ("medium", "large", "giant", "teleport")},
+    **{f"antmaze-{maze}": Facts(1000, 1, _EXPLORE) for maze in ("medium", "large", "giant", "teleport")},
+    **{f"humanoidmaze-{maze}": Facts(2000, 1, _WALK) for maze in ("medium", "large", "teleport")},
+    "humanoidmaze-giant": Facts(4000, 1, _WALK),
+    **{f"antsoccer-{field}": Facts(1000, 4, _WALK) for field in ("arena", "medium")},
+    "cube-single": Facts(200, 2, _ARM),
+    "cube-double": Facts(500, 2, _ARM),
+    "cube-triple": Facts(1000, 2, _ARM),
+    "cube-quadruple": Facts(1000, 2, _ARM),
+    "cube-octuple": Facts(1500, 2, _ARM),
+    "scene": Facts(750, 2, _ARM),
+    "puzzle-3x3": Facts(500, 4, _ARM),
+    "puzzle-4x4": Facts(500, 4, _ARM),
+    "puzzle-4x5": Facts(1000, 2, _ARM),
+    "puzzle-4x6": Facts(1000, 2, _ARM),
 }
 GENERATED = ("pointmaze", "cube", "scene", "puzzle")
 """families whose data can be made here: the others need a trained locomotion expert"""
@@ -305,7 +304,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name in (UNFINISHED, MANIFEST):
         if (folder / name).exists():
             try:
-                return json.loads((folder / name).read_text())
+                content = json.loads((folder / name).read_text())
+                if not isinstance(content, dict):
+                    raise ValueError("no manifest")
+                return content
             except (OSError, ValueError) as error:
                 raise UserError(f"{folder / name}: cannot be read ({error}); remove the folder") from None
     return {}
@@ -320,7 +322,7 @@ def read_columns(path: Path, names: list[str], others: bool = False) -> dict[str
             if missing:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(archive))}")
             return {name: archive[name] for name in (archive if others else names)}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read, the file is damaged or no .npz of plain arrays ({error})") from None
 
 

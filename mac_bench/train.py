@@ -15,9 +15,9 @@ from typing import NamedTuple
 from mac_bench import registry, tasks, video
 from mac_bench.config import RunConfig
 from mac_bench.data import Dataset, prefetch
-from mac_bench.environment import describe
 from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
+from mac_bench.provenance import describe
 from mac_bench.record import Journal, RunFolder, State
 from mac_bench.types import Agent
 
@@ -55,10 +55,10 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
         before = folder.status()
         if before is not None and before.state == "finished":
             return Outcome("finished")
-        journal = Journal(folder, run.steps, attempt=before.attempt + 1 if before else 1)
+        journal = Journal(folder, run.steps, before)
         try:
             journal.status("running")
-            _attempt(run, folder, journal, data, options, stop)
+            _Attempt(run, folder, journal, data, options, stop).go()
         except Stopped as stopped:
             journal.end("stopped", str(stopped))
             return Outcome("stopped", stop.asked)
@@ -71,62 +71,68 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
         return Outcome("finished")
 
 
-def _attempt(run: RunConfig, folder: RunFolder, journal: Journal, data: Path, options: Options, stop: "Stop") -> None:
+class _Attempt:
     """Load everything, and train from the newest checkpoint to the last update."""
-    task = tasks.find(run.task)
-    dataset = tasks.load(task, run.dataset, data)
-    folder.expect_data(dataset.digest)
-    agent = _make(run, dataset)
-    first = folder.load_checkpoint(agent.load)
-    journal.begin(first, {**describe(), "data": dataset.digest})
-    with (
-        Evaluator(task, run.evaluation, run.seed, options.eval_workers) as evaluator,
-        _progress(run, first, options.progress) as show,
-    ):
 
-        def beat() -> None:
+    def __init__(self, run: RunConfig, folder: RunFolder, journal: Journal, data: Path, options: Options, stop: "Stop"):
+        self.run, self.folder, self.journal, self.options, self.stop = run, folder, journal, options, stop
+        self.task = tasks.find(run.task)
+        self.data = tasks.load(self.task, run.dataset, data)
+        folder.expect_data(self.data.digest)
+        self.agent = _make(run, self.data)
+        self.first = folder.load_checkpoint(self.agent.load)
+        journal.begin(self.first, {**describe(), "data": self.data.digest})
+
+    def go(self) -> None:
+        """Updates first + 1 ... steps, and their evaluations."""
+        with (
+            Evaluator(self.task, self.run.evaluation, self.run.seed, self.options.eval_workers) as self.evaluator,
+            _progress(self.run, self.first, self.options.progress) as self.show,
+        ):
+            if self.run.evaluates_after(self.first) and self.first not in self.folder.evaluated():
+                self._evaluate(self.first)
+            self.stop.check()
+            self._loop()
+
+    def _loop(self) -> None:
+        """A checkpoint comes before its evaluation, so a stop in between loses nothing."""
+        run, journal = self.run, self.journal
+        # about 200 points on a curve, and at least one in 5,000 updates
+        log_every = max(1, min(run.steps // 200, 5000))
+        saved = time.monotonic()
+        sampling = self.agent.sampling
+        batches = prefetch(lambda step: self.data.sample(sampling, run.seed, step), self.first + 1, run.steps + 1)
+        for step, batch in enumerate(batches, self.first + 1):
+            metrics = self.agent.update(batch, step)
+            journal.step = step
+            asked = self.stop.asked is not None  # read once: a signal that comes later is for the next update
+            evaluating, logging = run.evaluates_after(step), step % log_every == 0
+            saving = evaluating or asked or time.monotonic() - saved > 60 * self.options.checkpoint_minutes
+            if saving or logging:
+                # nothing is saved once a loss is not finite
+                journal.metrics(step, metrics, write=logging)
+                self.show(step, journal.rate, None)
+            if saving:
+                self.folder.save_checkpoint(lambda path, step=step: self.agent.save(path, step))
+                saved = time.monotonic()
+            if asked:
+                self.stop.check()
+            if evaluating:
+                self._evaluate(step)
+                journal.restart_clock()
             journal.beat()
-            stop.check()
 
-        def evaluate(step: int) -> None:
-            films = options.videos if step == run.steps else 0
-            began = time.monotonic()
-            results, filmed = evaluator(agent, step, films=films, beat=beat)
-            journal.write("evaluation", step=step, seconds=round(time.monotonic() - began, 2), tasks=results)
-            show(step, journal.rate, overall(results))
-            _render(run, folder, step, filmed)
+    def _evaluate(self, step: int) -> None:
+        def beat() -> None:
+            self.journal.beat()
+            self.stop.check()
 
-        _loop(run, agent, dataset, folder, journal, first, evaluate, beat, show, stop, options.checkpoint_minutes)
-
-
-def _loop(run, agent: Agent, dataset, folder, journal, first: int, evaluate, beat, show, stop, minutes: float) -> None:
-    """Updates first + 1 ... steps. Checkpoints come before evaluations, so a stop in between loses nothing."""
-    # about 200 points on a curve, and at least one in 5,000 updates
-    log_every = max(1, min(run.steps // 200, 5000))
-    if run.evaluates_after(first) and first not in folder.evaluated():
-        evaluate(first)
-    stop.check()
-    saved = time.monotonic()
-    batches = prefetch(lambda step: dataset.sample(agent.sampling, run.seed, step), first + 1, run.steps + 1)
-    for step, batch in enumerate(batches, first + 1):
-        metrics = agent.update(batch, step)
-        journal.step = step
-        asked = stop.asked is not None
-        evaluating = run.evaluates_after(step)
-        saving = evaluating or asked or time.monotonic() - saved > 60 * minutes
-        logging = step % log_every == 0
-        if saving or logging:
-            # what is not finite is never saved, so a checkpoint is always worth continuing
-            journal.metrics(step, metrics, write=logging)
-            show(step, journal.rate, None)
-        if saving:
-            folder.save_checkpoint(lambda path, step=step: agent.save(path, step))
-            saved = time.monotonic()
-        if evaluating and not asked:
-            evaluate(step)
-            journal.restart_clock()
-        if asked or not evaluating:
-            beat()
+        films = self.options.videos if step == self.run.steps else 0
+        began = time.monotonic()
+        results, filmed = self.evaluator(self.agent, step, films=films, beat=beat)
+        self.journal.write("evaluation", step=step, seconds=round(time.monotonic() - began, 2), tasks=results)
+        self.show(step, self.journal.rate, overall(results))
+        _render(self.run, self.folder, step, filmed)
 
 
 def _make(run: RunConfig, dataset: Dataset) -> Agent:

@@ -89,10 +89,9 @@ def run_pool(
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
     command = command or train_command(data, eval_workers, videos)
     queue = _Queue(members, root, command, console or Console())
-    todo = len(queue.waiting)
     with _signals(queue), queue.display() as refresh:
         try:
-            queue.go(places(min(jobs, todo)) if todo else [], refresh)
+            queue.go(places(jobs) if queue.waiting else [], refresh)
         except BaseException:  # whatever it is, such as a terminal that is gone: no run is left without its queue
             queue.terminate()
             raise
@@ -187,6 +186,9 @@ class _Child:
     def result(self, stopping: bool) -> Result:
         """How it ended; the process must have."""
         status, code = self.status(), self.process.returncode
+        latest = status_of(self.folder)
+        if latest and latest.state == "finished":  # by this attempt, or by another queue's just before it
+            return Result(self.member, "finished")
         if status and status.state in ("finished", "stopped", "failed"):
             return Result(self.member, status.state, status.reason)
         if status and status.state == "running" and status.pid != self.process.pid:

@@ -1,6 +1,7 @@
 """What a result was made with: recorded with every attempt, so that no two worlds are compared unawares."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from mac_bench import __version__, tasks
 def describe() -> dict[str, str]:
     """Versions, commit and device of this process. Frameworks that are not loaded are not mentioned."""
     found = {"python": platform.python_version(), "mac_bench": __version__, "numpy": _version("numpy")}
-    found |= tasks.versions()
+    found |= tasks.versions() | {"cores": str(_cores())}
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
     if jax is not None:
         found |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
@@ -22,6 +23,11 @@ def describe() -> dict[str, str]:
     return found | ({"git": commit} if commit else {})
 
 
+def _cores() -> int:
+    """Cores that this process may use: results on a CPU are the same bits only for the same number."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
 
@@ -29,6 +35,8 @@ def _version(package: str) -> str:
 def _commit() -> str | None:
     """Commit of the source tree, marked where it has changes; None where this is no checkout."""
     source = Path(__file__).parent
+    if not (source.parent / ".git").exists():  # installed, perhaps inside somebody else's checkout
+        return None
     try:
         output = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
