@@ -24,7 +24,7 @@ ALL = "(all)"
 """what the CSV writes as the task of the rows over all tasks"""
 
 FEW = 5
-"""with fewer seeds than this an interval is coarse, as every report says"""
+"""with fewer seeds than this an interval is coarse, and the seeds themselves are shown"""
 
 PHYSICS = ("mujoco", "ogbench")
 """packages whose version can change what an environment does"""
@@ -106,9 +106,11 @@ def _cell(runs: Runs, level: float) -> Cell:
     done, unfinished = [run for run in runs if run["complete"]], _unfinished(runs)
     if not done:
         return Cell(_states(unfinished) or "-", n_unfinished=len(unfinished))
-    scores = [100 * run["score"] for run in done]
+    scores = [round(100 * run["score"], 6) for run in done]  # as the CSV says them
     value, low, high = numbers = _estimate([np.array(scores)], task_mean, level)
     text = _number(*numbers, str(len(done)))
+    if 1 < len(done) < FEW:  # so few can be read as they are
+        text += f": {', '.join(f'{score:.0f}' for score in scores)}"
     if unfinished:
         text += f" (+{len(unfinished)} unfinished at {_progress(unfinished)})"
     by_seed = tuple((run["seed"], score) for run, score in zip(done, scores, strict=True))
@@ -167,7 +169,7 @@ def _notes(runs: Runs, methods: Iterable[Method], level: float) -> Iterable[str]
     fewest = f"; the fewest here: {min(counts)}" if counts else ""
     yield (
         f"Brackets: {100 * level:g} % percentile bootstrap over n seeds; seeds are the unit. "
-        f"Under {FEW} seeds an interval is coarse{fewest}."
+        f"Under {FEW} seeds an interval is coarse, and each seed's number follows{fewest}."
     )
     yield (
         "Over tasks: seeds are resampled within tasks; IQM: mean of the middle half of all tasks' seeds; "

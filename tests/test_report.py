@@ -50,16 +50,16 @@ EXPECTED = """\
 
 | method | cube-single-play | puzzle-3x3-play | mean over tasks | IQM over tasks |
 | --- | --- | --- | --- | --- |
-| FQL | 90 n=1 | 82 [80, 84] n=2 | 86 n=1-2 | 85 n=1-2 |
-| MAC | 41 [35, 47] n=2 (+1 unfinished at 37 %) | 53 [53, 53] n=2 | 47 [44, 50] n=2 (+1 unfinished) | \
+| FQL | 90 n=1 | 82 [80, 84] n=2: 80, 84 | 86 n=1-2 | 85 n=1-2 |
+| MAC | 41 [35, 47] n=2: 35, 47 (+1 unfinished at 37 %) | 53 [53, 53] n=2: 53, 53 | 47 [44, 50] n=2 (+1 unfinished) | \
 50 [44, 50] n=2 (+1 unfinished) |
 | BC | 10 n=1 (+2 unfinished at 0-50 %) | running at 25 % | 1 of 2 tasks | 1 of 2 tasks |
 | SAC | 1 running at 10 %, 1 lost at 12 %, 1 incomplete at 100 % | - | 0 of 2 tasks | 0 of 2 tasks |
 
 - Success in %, mean over seeds. A seed's number is the mean of its last 3 evaluations: fixed before the runs, never \
 the best.
-- Brackets: 95 % percentile bootstrap over n seeds; seeds are the unit. Under 5 seeds an interval is coarse; the \
-fewest here: 1.
+- Brackets: 95 % percentile bootstrap over n seeds; seeds are the unit. Under 5 seeds an interval is coarse, and \
+each seed's number follows; the fewest here: 1.
 - Over tasks: seeds are resampled within tasks; IQM: mean of the middle half of all tasks' seeds; not given where a \
 task has no finished seed.
 - Not averaged: 1 failed at 50 %, 1 waiting, 3 running at 10-37 %, 1 lost at 12 %, 1 incomplete at 100 %.
@@ -123,7 +123,9 @@ def test_csv_and_tables_say_the_same_numbers():
         for task, cell in [(CUBE, method.cells[CUBE]), ("(all)", method.mean)]:
             row = numbers[method.label, task]
             interval = f" [{float(row['low']):.0f}, {float(row['high']):.0f}]" if row["low"] else ""
-            assert cell.text == f"{float(row['mean']):.0f}{interval} n={row['n_seeds']}"
+            seeds = [float(part.split(":")[1]) for part in row["scores"].split(";")] if row["scores"] else []
+            shown = ": " + ", ".join(f"{score:.0f}" for score in seeds) if len(seeds) > 1 else ""
+            assert cell.text == f"{float(row['mean']):.0f}{interval} n={row['n_seeds']}{shown}"
 
 
 def test_an_unfinished_run_changes_no_number():
@@ -170,14 +172,15 @@ def test_what_may_be_compared_is_not_warned_of():
 def test_latex_by_hand():
     text = report.latex(build([run("50%_{x}[1]\\&~^", "cube_1", 0, 0.5), run("50%_{x}[1]\\&~^", "cube_1", 1, 0.5)]))
     label = r"50\%\_\{x\}{[}1{]}\textbackslash{}\&\textasciitilde{}\textasciicircum{}"
-    cell = r"50 {[}50, 50{]} n=2"
+    over = r"50 {[}50, 50{]} n=2"
+    cell = over + ": 50, 50"
     assert text.splitlines()[:7] == [
         r"% needs \usepackage{booktabs}",
         r"\begin{tabular}{llll}",
         r"\toprule",
         r"method & cube\_1 & mean over tasks & IQM over tasks \\",
         r"\midrule",
-        rf"{label} & {cell} & {cell} & {cell} \\",
+        rf"{label} & {cell} & {over} & {over} \\",
         r"\bottomrule",
     ]
 
