@@ -6,6 +6,7 @@ from conftest import GOAL_TASK, TASK
 
 from mac_bench import tasks
 from mac_bench.config import EvalConfig
+from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
 from mac_bench.types import Sampling
 
@@ -76,6 +77,15 @@ def test_films_are_the_states_of_the_first_episodes():
     assert list(films) == [(1, 0)]
     assert len(films[1, 0]) == 1001 and films[1, 0][0]["qpos"].shape == (2,)
     assert results == play(Walker(100), TASK, EvalConfig(every=1, episodes=2, parallel=2))[0]
+
+
+def test_a_process_that_died_is_reported_in_one_line():
+    with Evaluator(tasks.find(TASK), EvalConfig(every=1, episodes=1, parallel=1), seed=3, workers=1) as evaluator:
+        evaluator(Walker(100), 10)
+        evaluator.groups[0].process.kill()
+        evaluator.groups[0].process.join()
+        with pytest.raises(UserError, match=r"an evaluation process died \(exit code -9\)"):
+            evaluator(Walker(100), 20)
 
 
 def test_a_beat_may_stop_it():

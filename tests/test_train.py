@@ -14,7 +14,7 @@ from runs import STEPS, arrays, numbers, small_run, start
 from mac_bench import files, registry
 from mac_bench.errors import UserError
 from mac_bench.generate import generate
-from mac_bench.record import RunFolder
+from mac_bench.record import Journal, RunFolder
 from mac_bench.train import Options, train
 
 OFTEN = Options(checkpoint_minutes=0)
@@ -93,6 +93,21 @@ def test_stopped_during_an_evaluation_it_is_made_up_for(tmp_path, data_root, mon
     assert beats == [STEPS // 2] and ("evaluation", STEPS // 2) not in numbers(tmp_path / "cut" / run.id)
     assert train(run, tmp_path / "cut", data_root).state == "finished"
     assert numbers(tmp_path / "cut" / run.id) == numbers(tmp_path / "whole" / run.id)
+
+
+def test_a_signal_between_any_two_lines_still_saves(tmp_path, data_root, monkeypatch):
+    run, original, sent = small_run(), Journal.metrics, []
+
+    def interrupted(self, step, metrics, write):
+        original(self, step, metrics, write)
+        if not sent:  # after the loop has looked whether a signal has come, before it looks again
+            sent.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Journal, "metrics", interrupted)
+    assert train(run, tmp_path, data_root, Options(checkpoint_minutes=60)) == ("stopped", signal.SIGTERM)
+    saved = int(files.read_arrays(tmp_path / run.id / "checkpoint.npz")["step"])
+    assert saved == RunFolder(tmp_path / run.id).status().step == sent[0] + 1
 
 
 def test_a_second_process_leaves(tmp_path, data_root):
