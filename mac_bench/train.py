@@ -65,7 +65,7 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
         except BaseException as error:
             journal.fail(error)
             if isinstance(error, OSError):
-                raise UserError(f"{folder.path}: {error}; the last checkpoint is kept") from error
+                raise UserError(f"{folder.path}: {error.strerror or error}; the last checkpoint is kept") from error
             raise
         journal.end("finished")
         return Outcome("finished")
