@@ -1,0 +1,58 @@
+"""Each method learns what it claims to, on the toy: walks to a corner by steps of 0.5, with noise of 0.3, in each axis.
+
+Cloning gives the data's steps; a value prefers longer ones, as the reward is the nearness of the corner.
+"""
+
+import numpy as np
+
+from mac_bench import contract, registry
+from mac_bench.jax_agent import JaxAgent
+from mac_bench.nn import ensemble
+
+STEP, NOISE = 0.5, 0.3
+"""of the toy's policy, in each axis"""
+
+
+def trained(name: str, updates: int, **settings) -> JaxAgent:
+    """An agent after so many updates on the toy."""
+    data = contract.toy(False)
+    agent = registry.make(name, contract.small(name) | settings, data, 0)
+    for step in range(1, updates + 1):
+        agent.update(data.sample(agent.sampling, 0, step), step)
+    return agent
+
+
+def inner_states() -> np.ndarray:
+    """[N, O] states that are away from the walls."""
+    obs = contract.toy(False).observations
+    return obs[np.abs(obs[:, :2]).max(axis=1) < 0.7]
+
+
+def first_actions(agent: JaxAgent) -> np.ndarray:
+    return agent.act(inner_states(), None, seed=0)[:, 0]
+
+
+def test_bc_gives_the_mean_of_the_data():
+    actions = first_actions(trained("bc", 500, learning_rate=1e-3))
+    np.testing.assert_allclose(actions.mean(axis=0), STEP, atol=0.06)
+    assert actions.std(axis=0).max() < NOISE / 2
+
+
+def test_flow_bc_gives_their_distribution():
+    actions = first_actions(trained("flow_bc", 1500, learning_rate=1e-3, batch_size=128))
+    np.testing.assert_allclose(actions.mean(axis=0), STEP, atol=0.1)
+    np.testing.assert_allclose(actions.std(axis=0), NOISE, atol=0.1)
+
+
+def test_gciql_values_longer_steps_more():
+    agent = trained("gciql", 1000, discount=0.9, learning_rate=1e-3, batch_size=128)
+    states = agent.scalings.obs(inner_states())
+    # within the noise of the data: beyond it a critic has seen nothing
+    short, long = (np.full((len(states), 2), step, np.float32) for step in (STEP - NOISE, STEP + NOISE))
+    q = [ensemble(agent.nets.critic, agent.state.critic.params, states, None, action) for action in (short, long)]
+    assert (np.asarray(q[1]) > np.asarray(q[0])).mean() > 0.9
+
+
+def test_mac_takes_longer_steps_than_the_data():
+    actions = first_actions(trained("mac", 800, chunk=4, rollout_chunks=4, discount=0.95, learning_rate=3e-3))
+    assert (actions.mean(axis=0) > STEP + NOISE / 4).all(), actions.mean(axis=0)
