@@ -184,9 +184,11 @@ def _warnings(runs: Runs) -> Iterable[str]:
     for name in PHYSICS:
         if len(seen := _seen(runs, name)) > 1:
             yield f"{name} differs between runs of this table ({', '.join(seen)}): they are not comparable."
-    for dataset, own in _by(runs, "dataset").items():
-        if len(seen := _seen(own, "data")) > 1:
-            yield f"{dataset} is not the same data in all runs ({', '.join(seen)}): they are not comparable."
+    # task by task: the same episodes have other labels, and so another digest, in another task
+    for task, own in _by(runs, "task").items():
+        for dataset, same in _by(own, "dataset").items():
+            if len(seen := _seen(same, "data")) > 1:
+                yield f"{dataset} is not the same data in all runs of {task} ({', '.join(seen)}): not comparable."
     for label, own in _by(runs, "label").items():
         if len(versions := sorted({run["version"] for run in own})) > 1:
             yield f"{label} mixes versions {', '.join(map(str, versions))} of its agent."

@@ -233,7 +233,9 @@ class _Queue:
         """Until everything is done, or stopped and saved."""
         while self.running or (self.waiting and self.signal is None):
             while free and self.waiting and self.signal is None:
-                self._start(self.waiting.popleft(), free.pop(0))
+                place = free.pop(0)
+                if not self._start(self.waiting.popleft(), place):
+                    free.append(place)
             for child in [child for child in self.running if child.process.poll() is not None]:
                 self.running.remove(child)
                 free.append(child.place)
@@ -253,13 +255,19 @@ class _Queue:
         for child in self.running:
             child.process.terminate()
 
-    def _start(self, member: Member, place: Place) -> None:
-        child = _Child(member, self.folders[member.run.id], place, self.command)
+    def _start(self, member: Member, place: Place) -> bool:
+        try:
+            child = _Child(member, self.folders[member.run.id], place, self.command)
+        except OSError as error:  # its log cannot be written, say: no reason to stop the others
+            self.results[member.run.id] = Result(member, "failed", str(error))
+            self._say("✗", "red", member, f"cannot be started: {error}")
+            return False
         self.running.append(child)
         if self.signal is not None:  # it came while the process was being made
             child.process.terminate()
         again = f"continued from {child.first:,}" if child.first else "started"
         self._say("·", "dim", member, f"{again} ({member.run.id})")
+        return True
 
     def _end(self, child: _Child) -> None:
         result = child.result(self.signal is not None)

@@ -151,7 +151,7 @@ def test_rows_come_by_falling_mean_and_those_without_one_last():
             "mujoco differs between runs of this table (3.3.7, 4.0.0): they are not comparable.",
         ),
         ({"ogbench": None}, "ogbench differs between runs of this table (1.2.2, unknown): they are not comparable."),
-        ({"data": "bb"}, f"{CUBE} is not the same data in all runs (aa, bb): they are not comparable."),
+        ({"data": "bb"}, f"{CUBE} is not the same data in all runs of {CUBE} (aa, bb): not comparable."),
         ({"version": 2}, "MAC mixes versions 1, 2 of its agent."),
         ({"seed": 0}, "MAC has more than one run of a seed on a task: its settings differ within the label."),
     ],
@@ -166,6 +166,7 @@ def test_what_must_not_be_compared_is_said(other, warning):
 def test_what_may_be_compared_is_not_warned_of():
     rows = [run("MAC", CUBE, 0, 0.5), run("MAC", PUZZLE, 0, 0.5, data="bb"), run("BC", CUBE, 0, 0.5, version=4)]
     rows += [run("BC", CUBE, 1, step=0, state="waiting", version=4), run("MAC", CUBE, 2, step=0, mujoco=None)]
+    rows += [run("MAC", "cube-single-play-goals", 0, 0.5, data="cc", dataset=CUBE)]
     assert build(rows).warnings == ()
 
 
