@@ -38,7 +38,7 @@ def test_killed_at_a_random_moment_and_run_again_equals_uninterrupted(agent, tmp
     run = small_run(agent, task=task)
     assert train(run, tmp_path / "whole", data_root).state == "finished"
 
-    moment = random.Random().randint(1, STEPS - 10)
+    moment = random.Random().randint(3, STEPS - 20)  # late enough for a checkpoint, early enough to be caught
     process = start(run, tmp_path / "killed", data_root)
     wait_for(lambda: last_metrics(tmp_path / "killed" / run.id) >= moment, process)
     process.kill()
