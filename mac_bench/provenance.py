@@ -12,7 +12,11 @@ from mac_bench import __version__, tasks
 
 def describe() -> dict[str, str]:
     """Versions, commit and device of this process. Frameworks that are not loaded are not mentioned."""
-    found = {"python": platform.python_version(), "mac_bench": __version__, "numpy": _version("numpy")}
+    found = {
+        "python": platform.python_version(),
+        "mac_bench": __version__,
+        "numpy": importlib.metadata.version("numpy"),
+    }
     found |= tasks.versions() | {"cores": str(_cores())}
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
     if jax is not None:
@@ -26,10 +30,6 @@ def describe() -> dict[str, str]:
 def _cores() -> int:
     """Cores that this process may use: results on a CPU are the same bits only for the same number."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
 
 
 def _commit() -> str | None:

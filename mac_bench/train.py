@@ -5,7 +5,6 @@ works because randomness is a function of (seed, purpose, step), so a checkpoint
 """
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
 from mac_bench.provenance import describe
 from mac_bench.record import Journal, RunFolder, State
+from mac_bench.signals import listening
 from mac_bench.types import Agent
 
 
@@ -50,8 +50,8 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
     SIGTERM and Ctrl-C save and return "stopped"; a second one interrupts at once. Raises UserError for what the user
     can put right. Whatever is raised once the run is claimed is also written down as the reason of its failure.
     """
-    folder = RunFolder.create(root, run)
-    with folder.claim(), _signals() as stop:
+    folder, stop = RunFolder.create(root, run), Stop()
+    with folder.claim(), listening(stop, (signal.SIGTERM, signal.SIGINT)):
         before = folder.status()
         if before is not None and before.state == "finished":
             return Outcome("finished")
@@ -172,21 +172,6 @@ class Stop:
         """Raises Stopped once a signal has come."""
         if self.asked is not None:
             raise Stopped(signal.Signals(self.asked).name)
-
-
-@contextmanager
-def _signals() -> Iterator[Stop]:
-    """Listen for SIGTERM and SIGINT, where this is the main thread; only there may Python do so."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from rich.table import Table
 from mac_bench.errors import UserError
 from mac_bench.overview import age, duration, last_success, plain_table, plural, rate, status_of
 from mac_bench.record import RunFolder, State, Status
+from mac_bench.signals import listening
 from mac_bench.suite import Member
 
 POLL_S = 0.2
@@ -89,7 +89,7 @@ def run_pool(
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
     command = command or train_command(data, eval_workers, videos)
     queue = _Queue(members, root, command, console or Console())
-    with _signals(queue), queue.display() as refresh:
+    with listening(queue.stop, _wanted()), queue.display() as refresh:
         try:
             queue.go(places(jobs) if queue.waiting else [], refresh)
         except BaseException:  # whatever it is, such as a terminal that is gone: no run is left without its queue
@@ -349,19 +349,7 @@ def _shortened(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[: size // 2 - 1]}…{text[-size // 2 :]}"
 
 
-@contextmanager
-def _signals(queue: _Queue) -> Iterator[None]:
-    """Listen for what ends a process, unless it is ignored, as under nohup. Only the main thread may do so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-    before = {number: signal.getsignal(number) for number in wanted}
-    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, queue.stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _wanted() -> list[int]:
+    """What ends a process, unless it is ignored, as under nohup."""
+    ends = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [number for number in ends if signal.getsignal(number) != signal.SIG_IGN]

@@ -22,3 +22,16 @@ def data_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     generate(DATA, root, episodes=3, length=100, seed=0)
     return root
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """An empty folder of runs."""
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def database(tmp_path) -> Path:
+    """Where a database may be made."""
+    return tmp_path / "results.db"

@@ -14,7 +14,7 @@ FLOORS = {
     "data": ["data", "generate", "collectors", "tasks", "video"],
     "tools": ["returns", "flow", "dynamics", "nn", "jax_agent"],
     "algorithms": ["mac", "baselines"],
-    "lab": ["registry", "provenance", "evaluate", "record", "suite", "train", "contract"],
+    "lab": ["registry", "provenance", "evaluate", "record", "signals", "suite", "train", "contract"],
     "results": ["store", "events", "stats", "report"],
     "edges": ["cli", "doctor", "handbook", "overview", "__main__", "slurm", "dashboard"],
 }

@@ -44,17 +44,6 @@ def assert_same_rows(database: Path, other: Path) -> None:
         assert rows(database, table) == rows(other, table), table
 
 
-@pytest.fixture
-def root(tmp_path) -> Path:
-    (tmp_path / "runs").mkdir()
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def database(tmp_path) -> Path:
-    return tmp_path / "results.db"
-
-
 def test_every_number_arrives_by_hand(root, database):
     run = planned()
     write_run(

@@ -3,24 +3,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from run_folders import a_whole_run, ended, evaluated, planned, started, write_run, write_suite
 
 from mac_bench import store
 from mac_bench.errors import UserError
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    (tmp_path / "runs").mkdir()
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def database(tmp_path) -> Path:
-    return tmp_path / "results.db"
 
 
 def test_the_score_is_the_mean_of_the_last_evaluations_and_never_the_best(root, database):
