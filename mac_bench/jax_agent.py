@@ -56,10 +56,12 @@ def follow(target: Params, source: Params, rate: float) -> Params:
 
 
 class Method(NamedTuple):
-    """The two pure functions of a method; see the top of this file."""
+    """The pure functions of a method; see the top of this file."""
 
     update: Callable
     act: Callable
+    forecast: Callable | None = None
+    """of methods with a world model: (c, nets, state, obs [N, O], actions [N, T, A]) -> Forecast, all scaled"""
 
 
 class Scalings(NamedTuple):

@@ -68,6 +68,28 @@ class Sampling(NamedTuple):
     path: bool = False
 
 
+class Forecast(NamedTuple):
+    """What a world model says will follow when T given actions are taken without looking at the world again."""
+
+    states: Array
+    """[N, T // stride, O] after `stride`, 2 `stride`, ... actions, in the units of the data"""
+    stride: int
+    """actions that the model predicts over at once: 1 for one-step models, n for chunks"""
+
+
+class About(NamedTuple):
+    """What stands beside a method in the table of `baselines/README.md`; its module calls it ABOUT."""
+
+    paper: str
+    """authors, year, arXiv number"""
+    parity: str
+    """what shows that this is the method: golden numbers, laws, learning, and in which test file"""
+    defaults: str
+    """where the default settings come from"""
+    deviations: str = ""
+    """from the reference, and why; empty where there are none"""
+
+
 class Agent(Protocol):
     """All that the trainer and the evaluator know of an algorithm."""
 
