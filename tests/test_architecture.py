@@ -11,12 +11,12 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     "nouns": ["errors", "config", "types", "files"],
-    "data": ["data", "generate", "collectors", "tasks", "video"],
+    "data": ["data", "generate", "collectors", "tasks", "toy", "video"],
     "tools": ["returns", "flow", "dynamics", "nn", "jax_agent"],
     "algorithms": ["mac", "baselines"],
-    "lab": ["registry", "provenance", "evaluate", "record", "signals", "suite", "train", "contract"],
+    "lab": ["registry", "provenance", "evaluate", "record", "signals", "suite", "model_error", "train", "contract"],
     "results": ["store", "events", "stats", "report"],
-    "edges": ["cli", "doctor", "handbook", "overview", "__main__", "slurm", "dashboard"],
+    "edges": ["cli", "doctor", "handbook", "overview", "foresight", "__main__", "slurm", "dashboard"],
 }
 MAY_IMPORT = {
     "nouns": {"nouns"},
