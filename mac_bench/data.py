@@ -71,9 +71,14 @@ class Dataset:
         episode = np.searchsorted(below, number, side="right")
         return self._first[episode] + number - (below[episode] - counts[episode])
 
-    def draw_goals(self, rng: np.random.Generator, index: np.ndarray, mix: GoalMix, discount: float) -> np.ndarray:
-        """[B] rows of goals for the states in rows `index` [B]."""
-        last = self.ends[np.searchsorted(self.ends, index)]
+    def last(self, index: np.ndarray) -> np.ndarray:
+        """[B] the last row of the episode that each of the rows `index` [B] lies in."""
+        return self.ends[np.searchsorted(self.ends, index)]
+
+    def draw_goals(
+        self, rng: np.random.Generator, index: np.ndarray, last: np.ndarray, mix: GoalMix, discount: float
+    ) -> np.ndarray:
+        """[B] rows of goals for the states in rows `index` [B], whose episodes end in the rows `last` [B]."""
         following = np.minimum(index + 1, last)
         if mix.geometric:
             future = np.minimum(index + rng.geometric(1.0 - discount, size=len(index)), last)
@@ -100,19 +105,24 @@ class Dataset:
             path=_windows(self.observations, index, horizon + 1) if path else None,
         )
 
-    def sample(self, sampling: Sampling, seed: int, step: int) -> Batch:
-        """The batch of one step: a function of (data, sampling, seed, step) alone: nothing needs saving."""
-        rng = np.random.default_rng([seed, BATCHES, step])
+    def sample(self, sampling: Sampling, seed: int, step: int, purpose: int = BATCHES) -> Batch:
+        """The batch of one step: a function of (data, sampling, seed, step, purpose) alone: nothing needs saving."""
+        rng = np.random.default_rng([seed, purpose, step])
         index = self.draw(rng, sampling.batch_size, sampling.horizon)
         goals = None
         if sampling.goals is not None:
             if self.goals is None:
                 raise UserError("data: this task has rewards and no goals, but the agent asks for goals")
-            mixes = sampling.goals
-            value = self.draw_goals(rng, index, mixes.value, mixes.discount)
-            actor = self.draw_goals(rng, index, mixes.actor, mixes.discount)
-            reached = (index <= value) & (value < index + sampling.horizon)
-            goals = Goals(self.goals[value], self.goals[actor], reached.astype(np.float32))
+            mixes, last = sampling.goals, self.last(index)
+            value = self.draw_goals(rng, index, last, mixes.value, mixes.discount)
+            actor = self.draw_goals(rng, index, last, mixes.actor, mixes.discount)
+            ahead, steps = (index <= value) & (value <= last), value - index
+            goals = Goals(
+                value=self.goals[value],
+                actor=self.goals[actor],
+                reached=(ahead & (steps < sampling.horizon)).astype(np.float32),
+                distance=np.where(ahead, steps, np.inf).astype(np.float32),
+            )
         return self.pieces(index, sampling.horizon, goals, sampling.path)
 
     @cached_property
@@ -163,6 +173,11 @@ class Scaling(NamedTuple):
         aligned = (1,) * (x.ndim - 1)
         return (x - self.shift.reshape(*aligned, -1)) / self.scale.reshape(*aligned, -1)
 
+    def inverse(self, x):
+        """Back to the units of the data."""
+        aligned = (1,) * (x.ndim - 1)
+        return x * self.scale.reshape(*aligned, -1) + self.shift.reshape(*aligned, -1)
+
 
 ScalingKind = Literal["minmax", "meanstd", "none"]
 SCALE_FLOOR = 1e-3
@@ -179,6 +194,22 @@ def fit_scaling(kind: ScalingKind, column: np.ndarray) -> Scaling:
     else:
         shift, scale = np.zeros(column.shape[1]), np.ones(column.shape[1])
     return Scaling(np.asarray(shift, np.float32), np.asarray(scale, np.float32))
+
+
+class Scalings(NamedTuple):
+    """Scaling of observations and, in goal-conditioned tasks, of goals; part of an agent's checkpoint."""
+
+    obs: Scaling
+    goal: Scaling | None
+
+
+def fit(kind: ScalingKind, split: Literal["train", "validation"], data: Dataset) -> Scalings:
+    """Fit on the training data, or on the validation split as MAC's released code does."""
+    source = data if split == "train" else data.validation
+    if source is None:
+        raise UserError("scaling_split: these data have no validation split; use 'train'")
+    goal = fit_scaling(kind, source.goals) if source.goals is not None else None
+    return Scalings(fit_scaling(kind, source.observations), goal)
 
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -51,6 +51,26 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise
     except UNREADABLE as error:
         raise DamagedFile(f"{path}: not a readable .npz of plain arrays ({error})") from None
+
+
+def write_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], step: int) -> None:
+    """An agent's arrays after update `step`."""
+    write_arrays(path, {**arrays, "step": np.asarray(step)})
+
+
+def read_checkpoint(path: Path, here: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], int]:
+    """What `write_checkpoint` wrote. Raises UserError where names, shapes or types differ from those `here`."""
+    arrays = read_arrays(path)
+    step = arrays.pop("step", None)
+    if step is None or arrays.keys() != here.keys():
+        raise UserError(f"{path}: a checkpoint of another method or of other settings")
+    for name, leaf in here.items():
+        if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
+            raise UserError(
+                f"{path}: {name} has shape {arrays[name].shape} there and {leaf.shape} here; "
+                "the checkpoint belongs to data of other dimensions or to other settings"
+            )
+    return arrays, int(step)
 
 
 def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:

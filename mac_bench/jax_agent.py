@@ -1,9 +1,10 @@
 """From pure functions to an Agent: the shell that all JAX methods share.
 
-A method is a triple (Config, Networks, State) and two pure functions over it:
+A method is a triple (Config, Networks, State) and two pure functions over it, three where it has a world model:
 
     update(c, nets, state, batch, key) -> (state, metrics)
     act(c, nets, state, obs, goal, key) -> actions [N, K, A]
+    forecast(c, nets, state, obs, actions) -> Forecast
 
 They see scaled observations and goals. Config and networks are compared by value, so a second seed compiles nothing;
 the same `update` can be vmapped over seeds and scanned over batches.
@@ -12,7 +13,7 @@ the same `update` can be vmapped over seeds and scanned over batches.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,11 @@ import numpy as np
 import optax
 
 from mac_bench.config import Settings
-from mac_bench.data import Dataset, Scaling, ScalingKind, fit_scaling
-from mac_bench.errors import UserError
-from mac_bench.files import read_arrays, write_arrays
+from mac_bench.data import Scaling, Scalings
+from mac_bench.data import fit as fit  # noqa: PLC0414
+from mac_bench.files import read_checkpoint, write_checkpoint
 from mac_bench.nn import Params
-from mac_bench.types import Batch, Metrics, Sampling
+from mac_bench.types import Batch, Forecast, Metrics, Sampling
 
 INIT, UPDATE, ACT = 11, 12, 13
 """purpose numbers of the random streams"""
@@ -64,22 +65,6 @@ class Method(NamedTuple):
     """of methods with a world model: (c, nets, state, obs [N, O], actions [N, T, A]) -> Forecast, all scaled"""
 
 
-class Scalings(NamedTuple):
-    """Scaling of observations and, in goal-conditioned tasks, of goals; part of the checkpoint."""
-
-    obs: Scaling
-    goal: Scaling | None
-
-
-def fit(kind: ScalingKind, split: Literal["train", "validation"], data: Dataset) -> Scalings:
-    """Fit on the training data, or on the validation split as MAC's released code does."""
-    source = data if split == "train" else data.validation
-    if source is None:
-        raise UserError("scaling_split: these data have no validation split; use 'train'")
-    goal = fit_scaling(kind, source.goals) if source.goals is not None else None
-    return Scalings(fit_scaling(kind, source.observations), goal)
-
-
 def initial_key(seed: int) -> jax.Array:
     """The key of everything that is drawn when an agent is made."""
     return jax.random.fold_in(jax.random.key(seed), INIT)
@@ -114,27 +99,26 @@ class JaxAgent:
         actions = _act(self.method, self.c, self.nets, self.state, self.scalings, obs, goal, np.uint32(seed))
         return np.asarray(actions)
 
+    @property
+    def forecast(self) -> Callable[[np.ndarray, np.ndarray], Forecast] | None:
+        """(obs [N, O], actions [N, T, A]) -> Forecast, in the units of the data; None without a world model."""
+        return None if self.method.forecast is None else self._forecast
+
+    def _forecast(self, obs: np.ndarray, actions: np.ndarray) -> Forecast:
+        states, stride = _forecast(self.method, self.c, self.nets, self.state, self.scalings, obs, actions)
+        return Forecast(np.asarray(states), int(stride))
+
     def save(self, path: Path, step: int) -> None:
         """Plain arrays under their paths in the state."""
-        arrays = {name: np.asarray(leaf) for name, leaf in _named(self._saved()).items()}
-        write_arrays(path, {**arrays, "step": np.asarray(step)})
+        write_checkpoint(path, {name: np.asarray(leaf) for name, leaf in _named(self._saved()).items()}, step)
 
     def load(self, path: Path) -> int:
         """Raises UserError where names or shapes differ from this agent's."""
-        arrays = read_arrays(path)
-        step = arrays.pop("step", None)
         here = _named(self._saved())
-        if step is None or arrays.keys() != here.keys():
-            raise UserError(f"{path}: a checkpoint of another method or of other settings")
-        for name, leaf in here.items():
-            if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
-                raise UserError(
-                    f"{path}: {name} has shape {arrays[name].shape} there and {leaf.shape} here; "
-                    "the checkpoint belongs to data of other dimensions or to other settings"
-                )
+        arrays, step = read_checkpoint(path, here)
         structure = jax.tree.structure(self._saved())
         self.state, self.scalings = structure.unflatten([jnp.asarray(arrays[name]) for name in here])
-        return int(step)
+        return step
 
     def _saved(self) -> tuple:
         return self.state, self.scalings
@@ -172,3 +156,9 @@ def _update(method, c, nets, state, scalings: Scalings, batch: Batch, seed, step
 def _act(method, c, nets, state, scalings: Scalings, obs, goal, seed):
     key = _key(seed, ACT, jnp.uint32(0))
     return method.act(c, nets, state, _scaled(scalings.obs, obs), _scaled(scalings.goal, goal), key)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _forecast(method, c, nets, state, scalings: Scalings, obs, actions) -> Forecast:
+    forecast = method.forecast(c, nets, state, scalings.obs(obs), actions)
+    return forecast._replace(states=scalings.obs.inverse(forecast.states))

@@ -28,6 +28,8 @@ class Goals(NamedTuple):
     """[B, G] goals that policies are trained for"""
     reached: Array
     """[B] 1 where the value goal lies inside the piece, t <= t_goal < t + H, else 0"""
+    distance: Array
+    """[B] actions from s_t to the value goal where that lies ahead in the same episode, t_goal - t, else inf"""
 
 
 class Batch(NamedTuple):
@@ -91,7 +93,11 @@ class About(NamedTuple):
 
 
 class Agent(Protocol):
-    """All that the trainer and the evaluator know of an algorithm."""
+    """All that the trainer and the evaluator know of an algorithm.
+
+    One with a world model may also have `forecast(obs [N, O], actions [N, T, A]) -> Forecast`, in the units of the
+    data; then its errors are recorded (model_error.py). Where it is None or missing, there is no world model.
+    """
 
     sampling: Sampling
 
