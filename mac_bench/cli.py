@@ -237,6 +237,32 @@ def report(
     _report(_console(), name, runs, database, kind, out)
 
 
+@app.command("model-error", rich_help_panel=RESULTS)
+def model_error(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Ids, their beginnings, or folders; or a suite, for all its runs."),
+    ],
+    horizon: Annotated[int, typer.Option(min=1, help="Actions ahead.")] = 100,
+    trajectories: Annotated[int, typer.Option(min=1, help="Pieces of held-out episodes, at most.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="Write the whole curves to this CSV file.")] = None,
+    runs: Runs = RUNS,
+    data: Data = DATA,
+) -> None:
+    """Show how wrong the world models of runs are, after so many actions without looking."""
+    from mac_bench import foresight
+
+    if out is not None and out.suffix != ".csv":
+        raise UserError(f"--out {out}: curves are written as CSV; give a name that ends in .csv")
+    groups, problems = foresight.measure(names, runs, data, horizon, trajectories)
+    foresight.show(_console(), groups)
+    for problem in problems:
+        print(f"mac-bench: passed over: {problem}", file=sys.stderr)
+    if out is not None:
+        foresight.write(groups, out)
+        print(out, file=sys.stderr)
+
+
 @data_app.command("generate")
 def data_generate(
     dataset: Annotated[str, typer.Argument(metavar="NAME", help="Such as cube-single-play-v0.")],
@@ -315,11 +341,14 @@ def data_verify(
 @app.command(rich_help_panel=WORKSHOP)
 def agents(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all settings of this one.")] = None,
+    page: Annotated[bool, typer.Option("--page", help="Print baselines/README.md.")] = False,
 ) -> None:
     """List the agents, or explain the settings of one."""
     from mac_bench import handbook
 
-    if name is None:
+    if page:
+        print(handbook.methods_page(), end="")
+    elif name is None:
         handbook.show_all(_console())
     else:
         handbook.show(_console(), name)

@@ -21,7 +21,7 @@ from mac_bench.torch_agent import INIT, Learner, TorchAgent, choose_device, desc
 from mac_bench.types import Batch, Forecast, GoalSampling, Metrics, Sampling
 from mac_bench.world_model import ModelSettings, Sizes, WorldModel, hold_out
 
-STARTS = 2
+STARTS = 5
 """purpose number of the random stream that draws the states where imagined walks begin"""
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from mac_bench import registry, tasks, video
+from mac_bench import model_error, registry, tasks, video
 from mac_bench.config import RunConfig
 from mac_bench.data import Dataset, prefetch
 from mac_bench.errors import UserError
@@ -79,8 +79,8 @@ class _Attempt:
         self.task = tasks.find(run.task)
         self.data = tasks.load(self.task, run.dataset, data)
         folder.expect_data(self.data.digest)
-        self.agent = _make(run, self.data)
-        self.first = folder.load_checkpoint(self.agent.load)
+        self.agent, self.first = restore(run, folder, self.data)
+        self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None
         journal.begin(self.first, {**describe(), "data": self.data.digest})
 
     def go(self) -> None:
@@ -127,6 +127,10 @@ class _Attempt:
             self.journal.beat()
             self.stop.check()
 
+        if self.pieces is not None:  # before the evaluation, whose event says that nothing needs to be made up for
+            values = model_error.recorded(self.agent, self.pieces)
+            self.journal.write("metrics", step=step, values=values, updates_per_s=self.journal.rate)
+            beat()
         films = self.options.videos if step == self.run.steps else 0
         began = time.monotonic()
         results, filmed = self.evaluator(self.agent, step, films=films, beat=beat)
@@ -135,14 +139,19 @@ class _Attempt:
         _render(self.run, self.folder, step, filmed)
 
 
-def _make(run: RunConfig, dataset: Dataset) -> Agent:
+def restore(run: RunConfig, folder: RunFolder, data: Dataset) -> tuple[Agent, int]:
+    """The run's agent as its newest readable checkpoint has it, and the last update that is in it; 0: a new one.
+
+    Raises UserError where the agent is of another version than the run was planned for.
+    """
     version = registry.module(run.agent).VERSION
     if version != run.version:
         raise UserError(
             f"this run was planned for version {run.version} of {run.agent}, but here is version {version}, "
             "whose results differ; plan it anew"
         )
-    return registry.make(run.agent, run.settings, dataset, run.seed)
+    agent = registry.make(run.agent, run.settings, data, run.seed)
+    return agent, folder.load_checkpoint(agent.load)
 
 
 def _render(run: RunConfig, folder: RunFolder, step: int, filmed: dict) -> None:

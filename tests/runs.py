@@ -36,7 +36,7 @@ def numbers(folder: Path) -> dict:
     found = {}
     for event in RunFolder(folder).read():
         if event["kind"] == "metrics":
-            found["metrics", event["step"]] = event["values"]
+            found.setdefault(("metrics", event["step"]), {}).update(event["values"])
         if event["kind"] == "evaluation":
             found["evaluation", event["step"]] = event["tasks"]
     return found

@@ -18,6 +18,7 @@ FLOORS = {
         "dynamics",
         "nn",
         "policies",
+        "gaussian",
         "jax_agent",
         "torch_agent",
         "torch_nn",

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from conftest import DATA, TASK
+from test_model_error import FORESEER
 
-from mac_bench import __version__, cli, doctor
+from mac_bench import __version__, cli, doctor, tasks
 from mac_bench.record import RunFolder
 
 SUITE = f"""\
@@ -71,6 +73,8 @@ WRONG = {
     "logs 123": "no run '123' under runs; `mac-bench status` lists them",
     "collect": "runs holds neither run folders nor suites; .*",
     "report tiny": "suite 'tiny' has not been started under runs; those that have been: none",
+    "model-error 123": "no run '123' under runs; `mac-bench status` lists them",
+    "model-error 123 --out curve.svg": r"--out curve.svg: curves are written as CSV; give a name that ends in .csv",
     "data generate nothing": "no task 'nothing'; .*",
     f"data generate {TASK}": rf"'{TASK}' is a task; its data is called {DATA}",
     f"data generate {DATA} --episodes 0": "episodes: 0 is less than 1",
@@ -132,6 +136,65 @@ def test_a_suite_from_plan_to_report(call):
 
     again = call("run", "tiny.yaml")
     assert again.code == 1 and f"BC {TASK} seed 0: started" not in again.out, "what is finished stays so"
+
+
+def test_the_model_error_of_a_suite_or_of_a_run(call):
+    Path("mine").mkdir()
+    (Path("mine") / "foreseer.py").write_text(FORESEER.replace("GAIN", "0.2"))
+    (Path("mine") / "blind.py").write_text(FORESEER.replace("GAIN", "np.nan"))
+    agents = "  good: {agent: mine.foreseer}\n  blind: {agent: mine.blind}\n  BC: {agent: random_actions}\n  late:"
+    Path("tiny.yaml").write_text(SUITE.split("  BC:")[0] + agents + " {agent: mine.foreseer, steps: 60}\n")
+    for label in ("good", "blind", "BC"):
+        call("train", "tiny.yaml", "--agent", label)
+    said = call("model-error", "tiny", "--trajectories", "8", "--horizon", "90", "--out", "curves/all.csv")
+    assert said.code == 0 and re.search(rf"{TASK}: [2-8] pieces of 90 actions", said.out)
+    assert "nan*" in said.out and "nothing moves" in said.out
+    assert re.search(r"passed over: .*: agent random_actions has no world model\n", said.err)
+    assert re.search(r"passed over: .*: no checkpoint yet; train it first\n", said.err)
+
+    lines = [line.split(",") for line in Path("curves/all.csv").read_text().splitlines()]
+    assert lines[0][-3:] == ["actions_ahead", "model_error", "still"] and len(lines) == 1 + 2 * 90
+    good, blind = ([line for line in lines if line[1] == label] for label in ("good", "blind"))
+    assert [int(line[-3]) for line in good] == list(range(1, 91)) and {line[-2] for line in blind} == {"nan"}
+    assert [line[-1] for line in good] == [line[-1] for line in blind], "all runs are measured on the same pieces"
+    assert all(float(line[-2]) > 0 and line[6] == "40" for line in good)
+    shown = [f"{float(good[k - 1][column]):.3g}" for column in (-1, -2) for k in (10, 50, 90)]
+    assert all(number in said.out for number in shown)
+
+    alone = call("model-error", good[0][0][:8], "--trajectories", "8", "--horizon", "20")
+    assert alone.code == 0 and alone.err == "" and "pieces of 20 actions" in alone.out and "nan" not in alone.out
+
+
+def test_what_has_no_model_error_says_why_and_leaves_with_2(call, monkeypatch):
+    Path("mine").mkdir()
+    (Path("mine") / "chunks.py").write_text(
+        FORESEER.replace("GAIN", "0.2").replace("axis=1), 1)", "axis=1)[:, 29::30], 30)")
+    )
+    Path("tiny.yaml").write_text(SUITE.split("  BC:")[0] + "  chunks: {agent: mine.chunks}\n  random_actions:\n")
+    ids = {}
+    for label in ("chunks", "random_actions"):
+        ids[label] = Path(call("train", "tiny.yaml", "--agent", label).out.split(":")[0])
+
+    def refused(label: str, *options: str) -> str:
+        said = call("model-error", ids[label].name, *options)
+        assert said.code == 2 and said.out == "" and said.err.count("\n") == 1
+        return said.err.removeprefix("mac-bench: ").rstrip()
+
+    assert call("model-error", "tiny").code == 0, "the rest of the suite is measured"
+    assert refused("random_actions") == f"{ids['random_actions']}: agent random_actions has no world model"
+    expected = f"{ids['chunks']}: mine.chunks predicts over more than 29 actions at once"
+    assert refused("chunks", "--horizon", "29") == expected
+
+    load = tasks.load
+    monkeypatch.setattr(tasks, "load", lambda *names: replace(load(*names), validation=None))
+    assert refused("chunks").startswith(f"data '{DATA}': no validation split")
+    monkeypatch.setattr(tasks, "load", lambda *names: replace(load(*names), actions=load(*names).actions / 2))
+    assert "this run began with data" in refused("chunks")
+    for path in Path("runs").glob("*/checkpoint*"):
+        path.unlink()
+    assert refused("chunks") == f"{ids['chunks']}: no checkpoint yet; train it first"
+    said = call("model-error", "tiny.yaml")
+    assert said == (2, "", f"mac-bench: {ids['chunks']}: no checkpoint yet; train it first (and 1 more)\n")
 
 
 def test_a_single_run_of_a_suite(call):
