@@ -1,14 +1,18 @@
-"""Updates per second of MAC, the operations of one update, and how much of this machine's matrix rate that is.
+"""Updates per second of a method, its parameters, the operations of one update, and how much of this machine's matrix
+rate that is.
 
-    python benchmarks/update.py [--seconds 20]
+    python benchmarks/update.py [--seconds 20] [--all | --only mopo leq]
 
-All rates are measured in one run, one after the other, so that their ratios hold on a busy machine too.
+Without --all: MAC, at the paper's size and at the quickstart's. With it: every agent at its default size, on data like
+cube-double's. All rates are measured in one run, one after the other, so that their ratios hold on a busy machine too.
+A Dyna-style method's round of imagination, one in a thousand updates, is made small and not measured.
 """
 
 import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +21,19 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from mac_bench import jax_agent, mac
+from mac_bench import registry
 from mac_bench.data import Dataset
+from mac_bench.jax_agent import JaxAgent, Learner
 from mac_bench.suite import expand, load
 
 QUICKSTART = Path(__file__).parent.parent / "suites" / "quickstart.yaml"
+CUBE_DOUBLE = (37, 5)
+"""observation and action sizes"""
 
 
-def sizes() -> dict[str, tuple[mac.Config, tuple[int, int]]]:
-    """Name -> settings and (observation, action) sizes: the paper's networks on cube-double, and the quickstart."""
-    quick = next(member.run for member in expand(load(QUICKSTART)) if member.run.agent == "mac")
-    return {
-        "paper": (mac.Config(), (37, 5)),
-        "quickstart": (mac.Config.model_validate_json(json.dumps(quick.settings)), (2, 2)),
-    }
+def quickstart() -> dict[str, Any]:
+    """MAC's settings in the quickstart."""
+    return next(member.run for member in expand(load(QUICKSTART)) if member.run.agent == "mac").settings
 
 
 def data(obs: int, action: int) -> Dataset:
@@ -57,15 +60,19 @@ def matrix_rate(size: int = 1024, seconds: float = 3.0) -> float:
     return number * 2 * size**3 / (time.perf_counter() - began)
 
 
-def operations(agent: jax_agent.JaxAgent, batch) -> int:
-    """Floating-point operations of the matrix products of one update, all steps of its loops counted.
+def operations(agent: Any, batch: Any) -> int:
+    """Floating-point operations of the matrix products of one update, all steps of its loops counted."""
+    if not isinstance(agent, JaxAgent):
+        from torch.utils.flop_counter import FlopCounterMode
 
-    Counted on the traced program, because XLA's own count takes the body of a loop once.
-    """
+        with FlopCounterMode(display=False) as counter:
+            agent.update(batch, 1)
+        return counter.get_total_flops()
 
     def update(state, batch):
         return agent.method.update(agent.c, agent.nets, state, batch, jax.random.key(0))
 
+    # on the traced program, because XLA's own count takes the body of a loop once
     return count(jax.make_jaxpr(update)(agent.state, batch).jaxpr)
 
 
@@ -82,28 +89,61 @@ def count(program: Any) -> int:  # a jaxpr, whose types say little
     return total
 
 
+def parameters(agent: Any) -> int:
+    """How many numbers are trained."""
+    if isinstance(agent, JaxAgent):
+        learners = jax.tree.leaves(agent.state, is_leaf=lambda x: isinstance(x, Learner))
+        return sum(x.size for each in learners if isinstance(each, Learner) for x in jax.tree.leaves(each.params))
+    return sum(p.numel() for p in agent.method.parameters() if p.requires_grad)
+
+
+def finished(metrics: Any) -> None:
+    """Wait for the device."""
+    for value in metrics.values():
+        float(value)
+
+
+def measure(name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds: float) -> tuple[Any, float, Any]:
+    """An agent, its updates per second, and the batch."""
+    logged = data(*sizes)
+    agent = registry.make(name, settings, logged, 0)
+    model: Any = getattr(getattr(agent, "method", None), "model", None)
+    if model is not None and hasattr(model, "finish") and not model.ready:
+        model.finish()  # the policy's training is what is measured, not the model's before it
+    batch = logged.sample(agent.sampling, 0, 0)
+    update: Callable[[int], None] = lambda step: finished(agent.update(batch, step))  # noqa: E731
+    update(1)
+    began, number = time.perf_counter(), 0
+    while number == 0 or time.perf_counter() - began < seconds:
+        update(2)
+        number += 1
+    return agent, number / (time.perf_counter() - began), batch
+
+
 def main() -> None:
-    """Print one line for each size."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="measuring time for each size")
-    seconds = parser.parse_args().seconds
+    """Print one line for each size or agent."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="measuring time for each")
+    parser.add_argument("--all", action="store_true", help="every agent at its default size")
+    parser.add_argument("--only", nargs="+", help="these agents at their default size")
+    options = parser.parse_args()
+    if options.all or options.only:
+        names = [name for name in options.only or registry.names() if name != "random_actions"]
+        cases = {name: (name, {}, CUBE_DOUBLE) for name in names}
+    else:
+        cases = {"paper": ("mac", {}, CUBE_DOUBLE), "quickstart": ("mac", quickstart(), (2, 2))}
     rate = matrix_rate()
     print(f"{jax.devices()[0].device_kind}: matrix product {rate / 1e9:.1f} GFLOP/s")
-    for name, (c, (obs, action)) in sizes().items():
-        logged = data(obs, action)
-        agent = mac.make(c, logged, 0)
-        batch = logged.sample(agent.sampling, 0, 0)
-        jax.block_until_ready(agent.update(batch, 0))
-        began, number = time.perf_counter(), 0
-        while number == 0 or time.perf_counter() - began < seconds:
-            jax.block_until_ready(agent.update(batch, number))
-            number += 1
-        per_s = number / (time.perf_counter() - began)
+    for title, (name, settings, sizes) in cases.items():
+        if "rollout_every" in registry.module(name).Config.model_fields:
+            settings = {"rollout_batch": 1024, **settings}
+        settings = json.loads(json.dumps(settings))
+        agent, per_s, batch = measure(name, settings, sizes, options.seconds)
         flops = operations(agent, batch)
-        parameters = sum(x.size for x in jax.tree.leaves(agent.state) if x.dtype == jnp.float32)
         print(
-            f"{name:>10}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
-            f"{per_s * flops / rate:5.0%} of the matrix rate, {parameters / 1e6:.2f} M numbers of state"
+            f"{title:>10}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
+            f"{per_s * flops / rate:5.0%} of the matrix rate, {parameters(agent) / 1e6:6.2f} M parameters",
+            flush=True,
         )
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mac_bench import __version__
+from mac_bench.cli_data import DATA, Data, data_app, terminal
 from mac_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 
 SuiteName = Annotated[Path, typer.Argument(metavar="SUITE", help="A .yaml file, or the name of one in suites/.")]
 Runs = Annotated[Path, typer.Option("--runs", envvar="MAC_BENCH_RUNS", help="Folder of runs.")]
-Data = Annotated[Path, typer.Option("--data", envvar="MAC_BENCH_DATA", help="Folder of data sets.")]
 Database = Annotated[Path | None, typer.Option("--db", help="Database (default: RUNS/results.db).")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes per run for evaluation; 0: in the run's own.")]
 Videos = Annotated[int, typer.Option(min=0, help="Episodes of each task to film at the last evaluation.")]
-RUNS, DATA = Path("runs"), Path("data")
+RUNS = Path("runs")
 RUNNING, RESULTS, WORKSHOP = "Run", "Compare", "Prepare"
 """headings of `--help`"""
 
@@ -36,7 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(name="data", help="Make, list and check data sets.", no_args_is_help=True)
 app.add_typer(data_app, rich_help_panel=WORKSHOP)
 
 
@@ -87,7 +86,7 @@ def plan(suite: SuiteName, runs: Runs = RUNS, data: Data = DATA) -> None:
     from mac_bench import overview
     from mac_bench.suite import missing_data
 
-    console = _console()
+    console = terminal()
     loaded, members = _expand(suite)
     console.print(f"[bold]{loaded.name}[/]: {escape(loaded.about)}\n")
     overview.show(console, [overview.entry(runs, member.label, member.run) for member in members], runs, live=False)
@@ -113,7 +112,7 @@ def run(
     from mac_bench.suite import missing_data, write_membership
     from slurm.pool import run_pool
 
-    console = _console()
+    console = terminal()
     loaded, members = _expand(suite)
     missing = missing_data(members, data)
     if missing:
@@ -180,7 +179,7 @@ def status(
     from mac_bench import overview
 
     name = Path(suite).stem if suite and suite.endswith(".yaml") else suite
-    overview.show(_console(), overview.entries(runs, name), runs, live=True)
+    overview.show(terminal(), overview.entries(runs, name), runs, live=True)
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -219,7 +218,7 @@ def collect(
     from mac_bench import overview
 
     print(_collect(runs, database, rebuild))
-    _console().print(overview.counts(overview.entries(runs)))
+    terminal().print(overview.counts(overview.entries(runs)))
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -234,7 +233,7 @@ def report(
 ) -> None:
     """Compare the agents of a suite. Collects first, so the numbers are never stale."""
     name = suite.stem if suite.suffix == ".yaml" else str(suite)
-    _report(_console(), name, runs, database, kind, out)
+    _report(terminal(), name, runs, database, kind, out)
 
 
 @app.command("model-error", rich_help_panel=RESULTS)
@@ -255,87 +254,12 @@ def model_error(
     if out is not None and out.suffix != ".csv":
         raise UserError(f"--out {out}: curves are written as CSV; give a name that ends in .csv")
     groups, problems = foresight.measure(names, runs, data, horizon, trajectories)
-    foresight.show(_console(), groups)
+    foresight.show(terminal(), groups)
     for problem in problems:
         print(f"mac-bench: passed over: {problem}", file=sys.stderr)
     if out is not None:
         foresight.write(groups, out)
         print(out, file=sys.stderr)
-
-
-@data_app.command("generate")
-def data_generate(
-    dataset: Annotated[str, typer.Argument(metavar="NAME", help="Such as cube-single-play-v0.")],
-    episodes: Annotated[int | None, typer.Option(help="Training episodes (default: a million steps' worth).")] = None,
-    length: Annotated[int | None, typer.Option(help="Steps per episode (default: as in the public data).")] = None,
-    shards: Annotated[int | None, typer.Option(help="Files to spread it over (default: 100,000 steps each).")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed gives other data.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes; each makes whole shards.")] = 1,
-    name: Annotated[str | None, typer.Option(help="Folder inside DATA (default: NAME).")] = None,
-    data: Data = DATA,
-) -> None:
-    """Make data with the benchmark's own scripted policies. A call that was interrupted can be repeated."""
-    from rich.progress import Progress
-
-    from mac_bench import generate, tasks
-    from mac_bench.collectors import length_of
-
-    tasks.find(dataset)
-    if episodes is None:
-        episodes = max(1, 1_000_000 // (length or length_of(dataset)))
-    if shards is None:  # small enough that an interruption costs little, and one for every worker
-        shards = min(episodes, max(workers, round(episodes * (length or length_of(dataset)) / 100_000)))
-    options = {"length": length, "shards": shards, "seed": seed, "workers": workers, "name": name}
-    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-    line = bar.add_task("episodes", total=None)
-
-    def show(done: int, total: int) -> None:
-        bar.start()
-        bar.update(line, completed=done, total=total)
-
-    try:
-        folder = generate.generate(dataset, data, episodes=episodes, progress=show, **options)
-    finally:
-        bar.stop()
-    print(folder)
-
-
-@data_app.command("list")
-def data_list(data: Data = DATA) -> None:
-    """List the data sets that are there."""
-    from mac_bench import generate
-    from mac_bench.overview import plain_table
-
-    table = plain_table("name", "episodes:", "rows:", "MB:", "")
-    found = generate.listing(data)
-    for each in found:
-        origin = "made here" if each.generated else "official files"
-        note = origin if each.complete else "[red]not complete[/]"
-        table.add_row(each.name, f"{each.episodes:,}", f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", note)
-    console = _console()
-    console.print(
-        table if found else f"no data in {data}; make some with `mac-bench data generate NAME`", highlight=False
-    )
-
-
-@data_app.command("verify")
-def data_verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Default: all.")] = None,
-    data: Data = DATA,
-) -> None:
-    """Check that data sets are whole and unchanged; exit code 1 where one is not."""
-    from mac_bench import generate
-
-    names = names or [each.name for each in generate.listing(data)]
-    if not names:
-        raise UserError(f"no data in {data}; make some with `mac-bench data generate NAME`")
-    damaged = False
-    for name in names:
-        problems = generate.verify(data, name)
-        damaged = damaged or bool(problems)
-        for line in [f"✗ {problem}" for problem in problems] or [f"✓ {name}"]:
-            print(line)
-    raise typer.Exit(int(damaged))
 
 
 @app.command(rich_help_panel=WORKSHOP)
@@ -349,9 +273,9 @@ def agents(
     if page:
         print(handbook.methods_page(), end="")
     elif name is None:
-        handbook.show_all(_console())
+        handbook.show_all(terminal())
     else:
-        handbook.show(_console(), name)
+        handbook.show(terminal(), name)
 
 
 @app.command("check-agent", rich_help_panel=WORKSHOP)
@@ -378,13 +302,7 @@ def doctor(runs: Runs = RUNS, data: Data = DATA) -> None:
     """Show what works on this machine, and what to do about the rest."""
     from mac_bench.doctor import show
 
-    show(_console(), runs, data)
-
-
-def _console() -> Console:
-    """A terminal's own width; without one, lines are long enough to be searched."""
-    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if wide else 160, highlight=False)
+    show(terminal(), runs, data)
 
 
 def _expand(name: Path) -> "tuple[Suite, list[Member]]":

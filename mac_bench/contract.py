@@ -5,8 +5,9 @@ optimal behaviour is known: points on a square that were walked towards a corner
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ class Check(NamedTuple):
     name: str
     run: Callable[[], None]
     """raises AssertionError with the reason where the agent fails"""
+    goals: bool | None = None
+    """its mode: data with goals, or with rewards; None where that plays no part"""
 
 
 def toy(goals: bool, episodes: int = 30, length: int = 60) -> Dataset:
@@ -60,16 +63,17 @@ def small(name: str) -> dict[str, Any]:
     return sizes | {key: 32 for key in ("batch_size", "rollout_batch") if key in fields}
 
 
-def checks(name: str) -> Iterator[Check]:
-    """All checks of an agent, in every mode that its `make` does not refuse. Raises UserError where there is none."""
+def checks(name: str, only: Iterable[bool] | None = None) -> Iterator[Check]:
+    """All checks of an agent, in these modes, or in all that its `make` does not refuse. UserError: no such agent."""
     registry.module(name)
     yield Check("unknown setting refused with the valid names", lambda: _refuses(name))
-    for goals in modes(name):
+    for goals in modes(name) if only is None else only:
         mode = "goals" if goals else "rewards"
         for title, check in _CHECKS.items():
-            yield Check(f"{mode}: {title}", lambda check=check, goals=goals: check(name, goals))
+            yield Check(f"{mode}: {title}", lambda check=check, goals=goals: check(name, goals), goals)
 
 
+@cache
 def modes(name: str) -> list[bool]:
     """Whether data have goals, for each kind that the agent takes; it refuses the other by a UserError from `make`."""
     found, reasons = [], []

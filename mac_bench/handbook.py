@@ -13,9 +13,22 @@ import pydantic
 from rich.console import Console
 from rich.markup import escape
 
-from mac_bench import registry
+from mac_bench import contract, registry
 from mac_bench.config import Settings
 from mac_bench.overview import plain_table
+
+PAGE = """# Methods
+
+One file is one method, and the folder is the registry: a file that is put here is an agent. `bc.py` is the one to copy.
+`mac-bench agents NAME` explains every setting, `mac-bench check-agent NAME` holds a method against the contract.
+
+*Golden* means numbers of the official implementation, reproduced within 1e-5; *law* means tests of what makes the
+method, each of which fails when the term is taken out; *learning* means that it beats cloning on a toy whose optimum is
+known.
+
+<!-- made by `mac-bench agents --page`; a test compares -->
+
+"""
 
 
 class Introduction(NamedTuple):
@@ -57,6 +70,22 @@ def show(console: Console, name: str) -> None:
         console.print(table)
 
 
+def methods_page() -> str:
+    """`baselines/README.md`: every method and what is known of it, from its own module. Imports them all."""
+    rows = [["method", "file", "library", "tasks", "paper", "shown by", "departs from it", "defaults"]]
+    rows.append(["---"] * len(rows[0]))
+    for name in registry.names():
+        module = registry.module(name)
+        modes = " and ".join("goals" if goals else "rewards" for goals in contract.modes(name))
+        path = f"../mac_bench/{name}.py" if name == "mac" else f"{name}.py"
+        paper, parity, defaults, deviations = module.ABOUT
+        title = about(name).split(":")[0].split(" (")[0]
+        rows.append(
+            [title, f"[`{name}`]({path})", _library(name), modes, paper, parity, deviations or "none", defaults]
+        )
+    return PAGE + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
 def introductions() -> list[Introduction]:
     """All agents that come with the project, by name; read from their source, none is imported."""
     return [_introduction(name) for name in registry.names()]
@@ -81,10 +110,20 @@ def about(name: str) -> str:
     return (inspect.getdoc(registry.module(name)) or "").split("\n\n")[0]
 
 
-def _introduction(name: str) -> Introduction:
+def _library(name: str) -> str:
+    """What an agent computes with, by what its source imports."""
+    found = {ast.unparse(node) for node in ast.walk(_source(name)) if isinstance(node, ast.Import)}
+    return "JAX" if "import jax" in found else "PyTorch" if "import torch" in found else "NumPy"
+
+
+def _source(name: str) -> ast.Module:
     spec = importlib.util.find_spec("mac_bench.mac" if name == "mac" else f"baselines.{name}")
     assert spec is not None and spec.origin is not None  # the registry has just listed it
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _introduction(name: str) -> Introduction:
+    tree = _source(name)
     version = None
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION":

@@ -30,7 +30,7 @@ FLOORS = {
     "algorithms": ["mac", "baselines"],
     "lab": ["registry", "provenance", "evaluate", "record", "signals", "suite", "model_error", "train", "contract"],
     "results": ["store", "events", "stats", "report"],
-    "edges": ["cli", "doctor", "handbook", "overview", "foresight", "__main__", "slurm", "dashboard"],
+    "edges": ["cli", "cli_data", "doctor", "handbook", "overview", "foresight", "__main__", "slurm", "dashboard"],
 }
 MAY_IMPORT = {
     "nouns": {"nouns"},

@@ -64,33 +64,38 @@ def test_alive_stays_zero_after_the_end():
 @pytest.mark.parametrize("geometric", [False, True])
 def test_goals_of_each_kind_are_where_they_belong(geometric):
     data, index = numbered(goals=True), np.repeat(np.arange(sum(LENGTHS)), 200)
-    ends = data.ends[np.searchsorted(data.ends, index)]
+    ends = np.repeat(np.cumsum(LENGTHS) - 1, np.array(LENGTHS) * 200)
+    np.testing.assert_array_equal(data.last(index), ends)
     rng = np.random.default_rng(0)
-    assert (data.draw_goals(rng, index, GoalMix(current=1, future=0, random=0), 0.5) == index).all()
-    future = data.draw_goals(rng, index, GoalMix(current=0, future=1, random=0, geometric=geometric), 0.5)
+    assert (data.draw_goals(rng, index, ends, GoalMix(current=1, future=0, random=0), 0.5) == index).all()
+    future = data.draw_goals(rng, index, ends, GoalMix(current=0, future=1, random=0, geometric=geometric), 0.5)
     last = index == ends
     assert (future[~last] > index[~last]).all() and (future <= ends).all() and (future[last] == index[last]).all()
-    anywhere = data.draw_goals(rng, index, GoalMix(current=0, future=0, random=1), 0.5)
+    anywhere = data.draw_goals(rng, index, ends, GoalMix(current=0, future=0, random=1), 0.5)
     assert set(anywhere) == set(range(sum(LENGTHS)))
 
 
 def test_future_goals_are_uniform_or_geometric():
     data, index, rng = numbered(goals=True), np.full(40_000, 10), np.random.default_rng(0)
-    distance = data.draw_goals(rng, index, GoalMix(current=0, future=1, random=0), 0.5) - index
+    distance = data.draw_goals(rng, index, data.last(index), GoalMix(current=0, future=1, random=0), 0.5) - index
     np.testing.assert_allclose(np.bincount(distance, minlength=12)[1:] / 40_000, 1 / 11, atol=0.01)
-    distance = data.draw_goals(rng, index, GoalMix(current=0, future=1, random=0, geometric=True), 0.5) - index
+    distance = (
+        data.draw_goals(rng, index, data.last(index), GoalMix(current=0, future=1, random=0, geometric=True), 0.5)
+        - index
+    )
     np.testing.assert_allclose(np.bincount(distance)[1:4] / 40_000, [0.5, 0.25, 0.125], atol=0.01)
 
 
 def test_goal_mix_has_its_probabilities():
     data, index = numbered(goals=True), np.zeros(40_000, int)
-    goals = data.draw_goals(np.random.default_rng(0), index, GoalMix(current=0.2, future=0.5, random=0.3), 0.5)
+    mix = GoalMix(current=0.2, future=0.5, random=0.3)
+    goals = data.draw_goals(np.random.default_rng(0), index, data.last(index), mix, 0.5)
     # row 0 is also hit by the random goals, and so are the rows 1 to 6 of its episode
     assert (goals == 0).mean() == pytest.approx(0.2 + 0.3 / 27, abs=0.01)
     assert ((goals > 0) & (goals < 7)).mean() == pytest.approx(0.5 + 0.3 * 6 / 27, abs=0.01)
 
 
-def test_reached_says_whether_the_goal_lies_inside_the_piece():
+def test_reached_and_distance_say_where_the_value_goal_lies():
     data = numbered(goals=True)
     mix = GoalMix(current=0.2, future=0.6, random=0.2)
     batch = data.sample(Sampling(2000, 3, GoalSampling(mix, mix, 0.9)), 0, 0)
@@ -98,6 +103,10 @@ def test_reached_says_whether_the_goal_lies_inside_the_piece():
     ahead = batch.goals.value[:, 1] - batch.obs[:, 1]
     np.testing.assert_array_equal(batch.goals.reached, same_episode & (ahead >= 0) & (ahead < 3))
     assert 0.2 < batch.goals.reached.mean() < 0.9
+    # the last row of the episode is still ahead; earlier rows and other episodes, also the next one, are not
+    distance = np.where(same_episode & (ahead >= 0), ahead, np.inf)
+    np.testing.assert_array_equal(batch.goals.distance, distance)
+    assert {0, 1, 11, np.inf} <= set(distance) and batch.goals.distance.dtype == np.float32
 
 
 def test_batches_are_functions_of_seed_and_step():

@@ -31,7 +31,7 @@ class Case:
             next_obs=theirs["next_observations"],
             alive=np.ones((8, 1), np.float32),
             index=np.arange(8),
-            goals=Goals(theirs["value_goals"], theirs["actor_goals"], 1 - theirs["masks"]),
+            goals=Goals(theirs["value_goals"], theirs["actor_goals"], 1 - theirs["masks"], np.full(8, np.inf)),
         )
 
     @cached_property
