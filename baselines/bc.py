@@ -13,12 +13,17 @@ import jax.numpy as jnp
 import pydantic
 
 from mac_bench.config import GoalMix, Settings
-from mac_bench.data import Dataset, ScalingKind
-from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, initial_key, learner
+from mac_bench.data import Dataset, ScalingKind, fit
+from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, initial_key, learner
 from mac_bench.nn import MLP, Params, apply, initial
-from mac_bench.types import Batch, GoalSampling, Sampling
+from mac_bench.types import About, Batch, GoalSampling, Sampling
 
 VERSION = 1
+ABOUT = About(
+    paper="none: least squares",
+    parity="learning: tests/test_learning.py (the mean of the data's actions)",
+    defaults="network, optimiser and batch of the MAC comparison",
+)
 
 
 class Config(Settings):

@@ -13,13 +13,18 @@ import jax.numpy as jnp
 import pydantic
 
 from mac_bench.config import GoalMix, Settings
-from mac_bench.data import Dataset, ScalingKind
+from mac_bench.data import Dataset, ScalingKind, fit
 from mac_bench.flow import euler, flow_matching_loss
-from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, initial_key, learner
+from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, initial_key, learner
 from mac_bench.nn import MLP, Params, apply, initial
-from mac_bench.types import Batch, GoalSampling, Sampling
+from mac_bench.types import About, Batch, GoalSampling, Sampling
 
 VERSION = 1
+ABOUT = About(
+    paper="FBC in Horizon Reduction: Park et al., 2025, arXiv 2506.04168; flow policy of FQL, arXiv 2502.02538",
+    parity="learning: tests/test_learning.py (mean and spread of the data's actions); laws: tests/test_returns.py",
+    defaults="network, optimiser, flow and goals of MAC's behaviour policy; single actions as FBC",
+)
 
 
 class Config(Settings):

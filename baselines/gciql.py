@@ -18,12 +18,19 @@ import jax.numpy as jnp
 import pydantic
 
 from mac_bench.config import GoalMix, Settings
-from mac_bench.data import Dataset, ScalingKind
-from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, follow, initial_key, learner
+from mac_bench.data import Dataset, ScalingKind, fit
+from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, follow, initial_key, learner
 from mac_bench.nn import MLP, Params, apply, ensemble, initial, scalar
-from mac_bench.types import Batch, GoalSampling, Sampling
+from mac_bench.types import About, Batch, GoalSampling, Sampling
 
 VERSION = 1
+ABOUT = About(
+    paper="IQL: Kostrikov et al., 2021, arXiv 2110.06169; as GCIQL in Horizon Reduction, arXiv 2506.04168",
+    parity="golden numbers of the released code (goals, DDPG+BC), a law of the expectile: tests/test_gciql.py; "
+    "laws of AWR: tests/test_mac_settings.py; learning: tests/test_learning.py",
+    defaults="Horizon Reduction, for all tasks; its alpha and its aggregation of critics differ by task",
+    deviations="reward-based tasks, which the released code does not know: no goal, rewards and ends from the data",
+)
 
 LOG_2PI = 1.8378770664093453
 LARGEST_WEIGHT = 100.0

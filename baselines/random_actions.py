@@ -6,9 +6,14 @@ from mac_bench.config import Settings
 from mac_bench.data import Dataset
 from mac_bench.errors import UserError
 from mac_bench.files import read_arrays, write_arrays
-from mac_bench.types import Sampling
+from mac_bench.types import About, Sampling
 
 VERSION = 1
+ABOUT = About(
+    paper="none",
+    parity="nothing to compare; the contract of all agents: tests/test_agents.py",
+    defaults="no settings",
+)
 
 
 class Config(Settings):

@@ -1,4 +1,4 @@
-"""MAC: Model-Based RL with Action Chunks (Park and Lee, ICLR 2026).
+"""MAC: Model-Based RL with Action Chunks (Park et al., ICLR 2026, arXiv 2512.08108).
 
 The claim: a model that predicts the state after a whole chunk of n actions makes n times fewer steps, and so n times
 fewer errors, than a one-step model; imagined rollouts of H chunks (100 environment steps) are then good enough to train
@@ -14,6 +14,16 @@ Seven small networks, each trained by one loss, all in one step on one batch:
     policy      |pi(s, z) - euler(flow, s, z)|^2: the same policy in one network call
     value       |V(s_h) - G_h|^2 at every state of an imagined rollout, G the lambda-return with chunk discount gamma^n
     critic      |Q(s_0, a_0) - (r_0 + gamma^n V(s_1))|^2 at its first state and the chunk chosen there
+
+The paper's ablations are settings (`suites/mac-family.yaml` runs them):
+
+    MAC (Gau)          policy: gaussian        -log pi(a | s) of a tanh-Gaussian, instead of flow and policy
+    MAC (FQL)          policy: fql             -Q(s, pi(s, z)) / |Q| + w |pi(s, z) - euler(flow, s, z)|^2 at imagined s
+    no flow teacher    policy: flow, 1 step    flow matching of the policy itself, followed in one Euler step
+    one-step model     chunk: 1
+
+A one-step policy by flow matching might also be read as a network that knows no u but 0: both have the same optimum,
+the mean of the data's chunks less z, but only a velocity at every u is flow matching.
 
 Differences from the released code, each with the same result: an imagined state's successor value is read off one step
 later and, with lambda = 1, only the last one is evaluated; of the success and the reward model only the one that the
@@ -31,15 +41,23 @@ import pydantic
 
 from mac_bench import returns
 from mac_bench.config import GoalMix, Settings
-from mac_bench.data import Dataset, ScalingKind
-from mac_bench.dynamics import Rollout, imagine, predict, prediction_loss
+from mac_bench.data import Dataset, ScalingKind, fit
+from mac_bench.dynamics import Rollout, imagine, open_loop, predict, prediction_loss, reward_loss, success_loss
 from mac_bench.errors import UserError
-from mac_bench.flow import euler, flow_matching_loss
-from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, follow, initial_key, learner
-from mac_bench.nn import MLP, Params, apply, initial, scalar
-from mac_bench.types import Batch, GoalSampling, Sampling
+from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, follow, initial_key, learner
+from mac_bench.nn import MLP, Params, apply, initial, repeat, scalar
+from mac_bench.policies import Flow, Gaussian, OneStep, best
+from mac_bench.types import About, Batch, Forecast, GoalSampling, Sampling
 
 VERSION = 1
+ABOUT = About(
+    paper="Park, Park, Lee and Levine, ICLR 2026, arXiv 2512.08108",
+    parity="golden numbers of the released code: tests/test_mac.py; laws of its other settings and of the ablations: "
+    "tests/test_mac_settings.py, tests/test_mac_family.py; learning: tests/test_learning.py",
+    defaults="the released code, the same for all tasks, but for the split that scaling is fitted on",
+    deviations="MAC (FQL) discounts a chunk by gamma^n also in the return, where the released code has gamma; and it "
+    "divides Q by its mean size, where the code first averages Q over each rollout",
+)
 
 
 class Config(Settings):
@@ -73,6 +91,11 @@ class Config(Settings):
     """reward-based: mean as in the code, sum as in the paper; the ranking of actions is the same"""
     termination: Literal["never", "learned"] = "never"
     """reward-based: whether a task's end is learned from the data's masks; the code's labels say never"""
+    policy: Literal["distill", "flow", "gaussian", "fql"] = "distill"
+    """what gives the candidates: one step that imitates the flow, the flow itself, a tanh-Gaussian, or one step that
+    imitates the flow and raises Q; MAC (FQL) is the last with chunk 5 and 1 for both numbers of candidates"""
+    bc_weight: float = pydantic.Field(default=0.3, ge=0)
+    """of imitation, in policy 'fql'"""
     flow_steps: int = pydantic.Field(default=10, gt=0)
     """Euler steps of the behaviour flow"""
     model_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
@@ -112,8 +135,8 @@ class Networks(NamedTuple):
     dynamics: MLP
     value: MLP
     critic: MLP
-    flow: MLP
-    policy: MLP
+    flow: Flow
+    policy: OneStep | Flow | Gaussian
     outcome: MLP
     """architecture of the success and the reward model"""
 
@@ -125,7 +148,8 @@ class State(NamedTuple):
     value: Learner
     value_target: Params
     critic: Learner
-    flow: Learner
+    flow: Learner | None
+    """the teacher of one-step policies"""
     policy: Learner
     success: Learner | None
     """goal-conditioned tasks, and reward-based ones with a learned termination"""
@@ -141,7 +165,7 @@ class Draws(NamedTuple):
     time: jax.Array
     """[B, 1] in [0, 1]"""
     distill: jax.Array
-    """[B, D] noise that teacher and one-step policy share"""
+    """[B, D] noise that teacher and one-step policy share; [H, R, D] for 'fql', which learns at imagined states"""
     candidates: jax.Array
     """[H, N, R, D] noise of the candidates at each imagined step of R rollouts"""
 
@@ -149,10 +173,11 @@ class Draws(NamedTuple):
 def draw(c: Config, batch_size: int, size: int, key: jax.Array) -> Draws:
     """Draws for a batch with chunks of `size` = n * A numbers."""
     keys = jax.random.split(key, 4)
+    taught = (c.rollout_chunks, c.rollout_batch) if c.policy == "fql" else (batch_size,)
     return Draws(
         noise=jax.random.normal(keys[0], (batch_size, size)),
         time=jax.random.uniform(keys[1], (batch_size, 1)),
-        distill=jax.random.normal(keys[2], (batch_size, size)),
+        distill=jax.random.normal(keys[2], (*taught, size)),
         candidates=jax.random.normal(keys[3], (c.rollout_chunks, c.train_candidates, c.rollout_batch, size)),
     )
 
@@ -160,25 +185,38 @@ def draw(c: Config, batch_size: int, size: int, key: jax.Array) -> Draws:
 # -- behaviour policy ------------------------------------------------------------------------------------------------
 
 
-def flow_loss(nets: Networks, params: Params, obs, goal, chunk, draws: Draws) -> jax.Array:
-    """Flow matching of the data's chunks [B, D]."""
-    return flow_matching_loss(lambda x, u: apply(nets.flow, params, obs, goal, x, u), draws.noise, chunk, draws.time)
+def distill_loss(nets: Networks, params: Params, flow: Params, obs, goal, noise) -> jax.Array:
+    """The one-step policy imitates where the flow takes the same noise [..., D]; the teacher is not differentiated."""
+    teacher = nets.flow.sample(flow, obs, goal, noise)
+    return jnp.square(apply(nets.policy.net, params, obs, goal, noise) - teacher).mean()
 
 
-def distill_loss(c: Config, nets: Networks, params: Params, flow: Params, obs, goal, noise) -> jax.Array:
-    """The one-step policy imitates where the flow takes the same noise [B, D]; the teacher is not differentiated."""
-    teacher = euler(lambda x, u: apply(nets.flow, flow, obs, goal, x, u), noise, c.flow_steps)
-    return jnp.square(apply(nets.policy, params, obs, goal, noise) - jnp.clip(teacher, -1, 1)).mean()
+def fql_loss(c: Config, nets: Networks, params: Params, flow: Params, critic: Params, obs, goal, noise) -> jax.Array:
+    """FQL (Park et al., arXiv 2502.02538): imitation, and a higher Q, here at imagined states [H, R, O]."""
+    q = scalar(nets.critic, critic, obs, goal, nets.policy.sample(params, obs, goal, noise))
+    # dividing by the size of Q makes the weight independent of the scale of rewards
+    raised = -q.mean() / jax.lax.stop_gradient(jnp.abs(q).mean() + 1e-6)
+    return raised + c.bc_weight * distill_loss(nets, params, flow, obs, goal, noise)
+
+
+def policy_loss(c: Config, nets: Networks, params: Params, state: State, data, imagined, draws: Draws) -> jax.Array:
+    """Of the policy that `c` asks for; data is (obs, goal, chunk) [B, ...], imagined (obs, goal) [H, R, ...]."""
+    obs, goal, chunk = data
+    if isinstance(nets.policy, Gaussian):
+        return nets.policy.loss(params, obs, goal, chunk)
+    if isinstance(nets.policy, Flow):
+        return nets.policy.loss(params, obs, goal, chunk, draws.noise, draws.time)
+    flow = state.flow and state.flow.params
+    if c.policy == "fql":
+        return fql_loss(c, nets, params, flow, state.critic.params, imagined[0], imagined[1], draws.distill)
+    return distill_loss(nets, params, flow, obs, goal, draws.distill)
 
 
 def choose(nets: Networks, policy: Params, critic: Params, obs, goal, noise) -> jax.Array:
     """Rejection sampling: of the N candidates that `noise` [N, B, D] gives, the one with the highest Q, [B, D]."""
-    candidates = noise.shape[0]
-    obs = jnp.broadcast_to(obs, (candidates, *obs.shape))  # [N, B, O]
-    goal = None if goal is None else jnp.broadcast_to(goal, (candidates, *goal.shape))  # [N, B, G]
-    chunks = jnp.clip(apply(nets.policy, policy, obs, goal, noise), -1, 1)  # [N, B, D]
-    q = scalar(nets.critic, critic, obs, goal, chunks)  # [N, B]
-    return jnp.take_along_axis(chunks, q.argmax(axis=0)[None, :, None], axis=0)[0]
+    obs, goal = repeat(obs, len(noise)), repeat(goal, len(noise))  # [N, B, O], [N, B, G]
+    chunks = nets.policy.sample(policy, obs, goal, noise)  # [N, B, D]
+    return best(chunks, scalar(nets.critic, critic, obs, goal, chunks))
 
 
 def dream(c: Config, nets: Networks, state: State, obs, goal, noise) -> Rollout:
@@ -191,27 +229,16 @@ def dream(c: Config, nets: Networks, state: State, obs, goal, noise) -> Rollout:
     )
 
 
-# -- what a chunk leads to -------------------------------------------------------------------------------------------
-
-
-def success_loss(nets: Networks, params: Params, obs, goal, chunk, label) -> jax.Array:
-    """Cross-entropy of the labels [B] in {0, 1}."""
-    logits = scalar(nets.outcome, params, obs, goal, chunk)
-    return optax.sigmoid_binary_cross_entropy(logits, label).mean()
-
-
-def reward_loss(nets: Networks, params: Params, obs, goal, chunk, target) -> jax.Array:
-    """Squared error of the chunk rewards [B]."""
-    return jnp.square(scalar(nets.outcome, params, obs, goal, chunk) - target).mean()
+# -- what imagined chunks lead to, and what that is worth ------------------------------------------------------------
 
 
 def outcome(c: Config, nets: Networks, state: State, rollout: Rollout, goal) -> tuple[jax.Array, jax.Array]:
     """Imagined rewards [H, B] and alive [H, B], 0 where the task ends within the chunk."""
-    obs, goal = rollout.states[:-1], _over_time(goal, rollout)
+    obs, goal = rollout.states[:-1], repeat(goal, len(rollout.chunks))
     success = jnp.zeros(rollout.chunks.shape[:2])
     if state.success is not None:
-        # a hard decision, at probability one half
-        success = (scalar(nets.outcome, state.success.params, obs, goal, rollout.chunks) > 0).astype(jnp.float32)
+        logits = scalar(nets.outcome, state.success.params, obs, goal, rollout.chunks)
+        success = (logits > 0).astype(jnp.float32)  # a hard decision, at probability one half
     if state.reward is not None:
         rewards = scalar(nets.outcome, state.reward.params, obs, goal, rollout.chunks)
     else:
@@ -219,18 +246,13 @@ def outcome(c: Config, nets: Networks, state: State, rollout: Rollout, goal) -> 
     return rewards, 1 - success
 
 
-# -- values ----------------------------------------------------------------------------------------------------------
-
-
 def value_targets(c: Config, nets: Networks, state: State, rollout: Rollout, rewards, alive, goal) -> jax.Array:
     """Lambda-returns [H, B] of an imagined rollout with rewards and alive [H, B], bootstrapped from the slow value."""
     slow = state.value_target if c.target_network else state.value.params
     # with lambda = 1 the values in between have no weight: evaluate the last only
     states = rollout.states[-1:] if c.lam == 1 else rollout.states[1:]
-    if goal is not None:
-        goal = jnp.broadcast_to(goal, (*states.shape[:2], goal.shape[-1]))
-    next_values = jnp.broadcast_to(_as_value(c, scalar(nets.value, slow, states, goal)), rewards.shape)
-    return returns.lambda_returns(rewards, alive, next_values, c.chunk_discount, c.lam)
+    next_values = _as_value(c, scalar(nets.value, slow, states, repeat(goal, len(states))))
+    return returns.lambda_returns(rewards, alive, jnp.broadcast_to(next_values, rewards.shape), c.chunk_discount, c.lam)
 
 
 def critic_target(c: Config, nets: Networks, state: State, rollout: Rollout, rewards, alive, goal) -> jax.Array:
@@ -241,7 +263,7 @@ def critic_target(c: Config, nets: Networks, state: State, rollout: Rollout, rew
 
 def value_loss(c: Config, nets: Networks, params: Params, rollout: Rollout, goal, target: jax.Array) -> jax.Array:
     """Regression of V at all H rollout states to the returns [H, B]."""
-    return _regression(c, scalar(nets.value, params, rollout.states[:-1], _over_time(goal, rollout)), target)
+    return _regression(c, scalar(nets.value, params, rollout.states[:-1], repeat(goal, len(rollout.chunks))), target)
 
 
 def critic_loss(c: Config, nets: Networks, params: Params, rollout: Rollout, goal, target: jax.Array) -> jax.Array:
@@ -259,11 +281,6 @@ def _as_value(c: Config, x: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(x) if c.value_loss == "bce" else x
 
 
-def _over_time(goal, rollout: Rollout):
-    """The goal [B, G] at every step of a rollout [H, B, G]: it is kept for the whole of it."""
-    return None if goal is None else jnp.broadcast_to(goal, (*rollout.chunks.shape[:2], goal.shape[-1]))
-
-
 # -- one step --------------------------------------------------------------------------------------------------------
 
 
@@ -276,33 +293,33 @@ def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array
 def learn(c: Config, nets: Networks, state: State, batch: Batch, draws: Draws):
     """One step of every network on one batch, all from the same old parameters. Returns (state, metrics)."""
     obs, chunk = batch.obs, batch.actions.reshape(len(batch.obs), -1)  # [B, D]
-    actor_goal = value_goal = None
-    if batch.goals is not None:
-        actor_goal, value_goal = batch.goals.actor, batch.goals.value
-    step = partial(descend, learning_rate=c.learning_rate)
-    metrics = {}
-
+    actor_goal, value_goal = (None, None) if batch.goals is None else (batch.goals.actor, batch.goals.value)
+    step, metrics = partial(descend, learning_rate=c.learning_rate), {}
     dynamics, metrics["loss/dynamics"] = step(
         state.dynamics, loss=lambda p: prediction_loss(nets.dynamics, p, obs, chunk, batch.next_obs)
-    )
-    flow, metrics["loss/flow"] = step(state.flow, loss=lambda p: flow_loss(nets, p, obs, actor_goal, chunk, draws))
-    policy, metrics["loss/distill"] = step(
-        state.policy, loss=lambda p: distill_loss(c, nets, p, state.flow.params, obs, actor_goal, draws.distill)
     )
     success, reward = state.success, state.reward
     if success is not None:
         label = batch.goals.reached if batch.goals is not None else 1 - batch.alive[:, -1]
         success, metrics["loss/success"] = step(
-            success, loss=lambda p: success_loss(nets, p, obs, value_goal, chunk, label)
+            success, loss=lambda p: success_loss(nets.outcome, p, obs, value_goal, chunk, label)
         )
     if reward is not None:
         total = returns.chunk_reward(batch.rewards, batch.alive, c.discount, c.chunk_reward)
         reward, metrics["loss/reward"] = step(
-            reward, loss=lambda p: reward_loss(nets, p, obs, value_goal, chunk, total)
+            reward, loss=lambda p: reward_loss(nets.outcome, p, obs, value_goal, chunk, total)
         )
+
+    data, flow = (obs, actor_goal, chunk), state.flow
+    if flow is not None:
+        flow, metrics["loss/flow"] = step(flow, loss=lambda p: nets.flow.loss(p, *data, draws.noise, draws.time))
 
     goal = None if value_goal is None else value_goal[: c.rollout_batch]
     rollout = dream(c, nets, state, obs[: c.rollout_batch], goal, draws.candidates)
+    imagined = rollout.states[:-1], repeat(goal, c.rollout_chunks)  # [H, R, O], [H, R, G]
+    policy, metrics[f"loss/{c.policy}"] = step(
+        state.policy, loss=lambda p: policy_loss(c, nets, p, state, data, imagined, draws)
+    )
     rewards, alive = outcome(c, nets, state, rollout, goal)
     v_target = value_targets(c, nets, state, rollout, rewards, alive, goal)
     q_target = critic_target(c, nets, state, rollout, rewards, alive, goal)
@@ -316,7 +333,7 @@ def learn(c: Config, nets: Networks, state: State, batch: Batch, draws: Draws):
 
 def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.Array) -> jax.Array:
     """[N, O] -> [N, K, A] with K = execute."""
-    size = nets.policy.out
+    size = nets.flow.net.out
     return best_actions(c, nets, state, obs, goal, jax.random.normal(key, (c.act_candidates, len(obs), size)))
 
 
@@ -326,17 +343,24 @@ def best_actions(c: Config, nets: Networks, state: State, obs, goal, noise) -> j
     return chunk.reshape(len(obs), c.chunk, -1)[:, : c.execute]
 
 
+def forecast(c: Config, nets: Networks, state: State, obs: jax.Array, actions: jax.Array) -> Forecast:
+    """The states [N, T // n, O] after each whole chunk of the actions [N, T, A]; a remainder is dropped."""
+    return open_loop(lambda s, a: predict(nets.dynamics, state.dynamics.params, s, a), obs, actions, c.chunk)
+
+
 # -- construction ----------------------------------------------------------------------------------------------------
 
 
 def networks(c: Config, obs_size: int, action_size: int) -> Networks:
     """All networks for observations [O] and actions [A]; inputs are sized by what they are first called with."""
+    flow = Flow(MLP(c.policy_hidden, c.chunk * action_size, c.layer_norm), c.flow_steps)
+    gaussian = Gaussian(MLP(c.policy_hidden, 2 * flow.net.out, c.layer_norm, last_scale=0.01))
     return Networks(
         dynamics=MLP(c.model_hidden, obs_size, c.layer_norm),
         value=MLP(c.value_hidden, 1, c.layer_norm),
         critic=MLP(c.value_hidden, 1, c.layer_norm),
-        flow=MLP(c.policy_hidden, c.chunk * action_size, c.layer_norm),
-        policy=MLP(c.policy_hidden, c.chunk * action_size, c.layer_norm),
+        flow=flow,
+        policy={"flow": flow, "gaussian": gaussian}.get(c.policy, OneStep(flow.net)),
         outcome=MLP(c.model_hidden, 1, c.layer_norm),
     )
 
@@ -349,13 +373,14 @@ def initial_state(c: Config, nets: Networks, obs, goal, chunk, key: jax.Array) -
         return learner(initial(net, next(keys), *inputs), c.learning_rate)
 
     value = fresh(nets.value, obs, goal)
+    timed = obs, goal, chunk, chunk[:, :1]
     return State(
         dynamics=fresh(nets.dynamics, obs, chunk),
         value=value,
         value_target=jax.tree.map(jnp.copy, value.params),
         critic=fresh(nets.critic, obs, goal, chunk),
-        flow=fresh(nets.flow, obs, goal, chunk, chunk[:, :1]),
-        policy=fresh(nets.policy, obs, goal, chunk),
+        flow=fresh(nets.flow.net, *timed) if c.policy in ("distill", "fql") else None,
+        policy=fresh(nets.policy.net, *{"flow": timed, "gaussian": timed[:2]}.get(c.policy, timed[:3])),
         success=fresh(nets.outcome, obs, goal, chunk) if goal is not None or c.termination == "learned" else None,
         reward=fresh(nets.outcome, obs, goal, chunk) if goal is None else None,
     )
@@ -371,12 +396,5 @@ def make(c: Config, data: Dataset, seed: int) -> JaxAgent:
     shapes = jnp.zeros((1, obs_size)), goal, jnp.zeros((1, c.chunk * action_size))
     state = initial_state(c, nets, *shapes, initial_key(seed))
     goals = None if data.goals is None else GoalSampling(c.value_goals, c.actor_goals, c.discount)
-    return JaxAgent(
-        Method(update, act),
-        c,
-        nets,
-        state,
-        sampling=Sampling(c.batch_size, c.chunk, goals),
-        scalings=fit(c.scaling, c.scaling_split, data),
-        seed=seed,
-    )
+    sampling, scalings = Sampling(c.batch_size, c.chunk, goals), fit(c.scaling, c.scaling_split, data)
+    return JaxAgent(Method(update, act, forecast), c, nets, state, sampling=sampling, scalings=scalings, seed=seed)

@@ -58,3 +58,8 @@ def initial(net: MLP, key: jax.Array, *inputs, members: int | None = None) -> Pa
     if members is None:
         return net.init(key, *inputs)
     return jax.vmap(lambda member: net.init(member, *inputs))(jax.random.split(key, members))
+
+
+def repeat(x: jax.Array | None, number: int) -> jax.Array | None:
+    """[B, ...] -> [N, B, ...]: one observation for N candidates, one goal for N steps. None stays None."""
+    return None if x is None else jnp.broadcast_to(x, (number, *x.shape))

@@ -9,7 +9,7 @@ import pytest
 from golden import Golden, assert_close
 
 from mac_bench import mac, returns
-from mac_bench.dynamics import prediction_loss
+from mac_bench.dynamics import prediction_loss, reward_loss, success_loss
 from mac_bench.jax_agent import descend, learner
 from mac_bench.nn import scalar
 from mac_bench.types import Batch, Goals
@@ -45,7 +45,7 @@ class Case:
         self.rewards = theirs["rewards"]
         self.goals = None
         if "value_goals" in theirs:
-            self.goals = Goals(theirs["value_goals"], theirs["actor_goals"], 1 - theirs["masks"])
+            self.goals = Goals(theirs["value_goals"], theirs["actor_goals"], 1 - theirs["masks"], np.full(8, np.inf))
         self.batch = Batch(
             obs=theirs["observations"],
             actions=theirs["actions"].reshape(8, 3, 2),
@@ -107,19 +107,19 @@ class Case:
                 info["dynamics/dynamics_loss"],
             ),
             "flow": (
-                lambda p: mac.flow_loss(nets, p, b.obs, actor_goal, chunk, self.draws),
+                lambda p: nets.flow.loss(p, b.obs, actor_goal, chunk, self.draws.noise, self.draws.time),
                 info["bc_actor/flow_loss"],
             ),
             "policy": (
-                lambda p: mac.distill_loss(c, nets, p, state.flow.params, b.obs, actor_goal, distill),
+                lambda p: mac.distill_loss(nets, p, state.flow.params, b.obs, actor_goal, distill),
                 info["bc_actor/distill_loss"],
             ),
             "success": (
-                lambda p: mac.success_loss(nets, p, b.obs, value_goal, chunk, label),
+                lambda p: success_loss(nets.outcome, p, b.obs, value_goal, chunk, label),
                 info["success/success_loss"],
             ),
             "reward": (
-                lambda p: mac.reward_loss(nets, p, b.obs, value_goal, chunk, self.rewards),
+                lambda p: reward_loss(nets.outcome, p, b.obs, value_goal, chunk, self.rewards),
                 info["reward/reward_loss"],
             ),
             "value": (lambda p: mac.value_loss(c, nets, p, rollout, value_goal, v), info["value/value_loss"]),

@@ -21,7 +21,7 @@ def small(goals: bool = True, **settings):
 
 def rollout_of(agent, batch):
     goal = batch.goals.value if batch.goals else None
-    size = agent.nets.policy.out
+    size = agent.nets.flow.net.out
     noise = mac.draw(agent.c, len(batch.obs), size, jax.random.key(0)).candidates
     return mac.dream(agent.c, agent.nets, agent.state, jnp.asarray(batch.obs), goal, noise), goal
 
@@ -107,7 +107,7 @@ def test_the_reward_model_learns_the_sum_or_the_mean():
 
 def test_rollouts_start_from_the_first_states_of_the_batch():
     agent, batch = small(rollout_batch=5)
-    draws = mac.draw(agent.c, 32, agent.nets.policy.out, jax.random.key(0))
+    draws = mac.draw(agent.c, 32, agent.nets.flow.net.out, jax.random.key(0))
     assert draws.candidates.shape == (10, 8, 5, 20) and draws.noise.shape == (32, 20)
     _, metrics = mac.learn(agent.c, agent.nets, agent.state, batch, draws)
     rollout = mac.dream(
