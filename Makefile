@@ -16,11 +16,13 @@ install: $(INSTALLED)
 
 # Installed again whenever what is pinned changes. constraints.txt names every package, so nothing is left to resolve;
 # it leaves out what dm_control asks for and never loads here, which newer Pythons have no build of.
+# torch's builds for GPUs ask for packages of their own, exactly pinned; its builds for CPUs, for nothing more.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "mac-bench needs Python 3.11 to 3.13; name one by PYTHON=...")'
 	$(PYTHON) -c 'import ensurepip' || (echo "no ensurepip: on Debian and Ubuntu, apt-get install python3-venv"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	touch $@
 
 demo: $(INSTALLED)

@@ -27,7 +27,9 @@ ABOUT = About(
     paper="Yu et al. 2020, arXiv 2005.13239",
     parity="law: tests/test_mopo.py; learning: tests/test_learning.py",
     defaults="MAC's comparison, from its released code",
-    deviations="the penalty is taken when a step is used, because the model may still learn; goals work",
+    deviations="the penalty is taken when a step is used, because the model may still learn; goals work; unlike the "
+    "released code, the model learns from as many logged steps as the policy from both kinds, and scaling is fitted on "
+    "the training data",
 )
 
 

@@ -42,14 +42,14 @@ class Ring(nn.Module):
     """Up to `capacity` transitions; a full ring overwrites the oldest. All of it is in the `state_dict`."""
 
     written: Tensor
-    """how many rows ever"""
+    """how many rows ever; on the CPU, as asking a GPU would mean to wait for it"""
 
     def __init__(self, capacity: int, example: Transitions):
         super().__init__()
         self.capacity = capacity
         for name, column in example._asdict().items():
             self.register_buffer(name, None if column is None else column.new_zeros((capacity, *column.shape[1:])))
-        self.register_buffer("written", torch.zeros((), dtype=torch.long))
+        self.register_buffer("written", torch.zeros((), dtype=torch.long, device="cpu"))
 
     def __len__(self) -> int:
         return min(int(self.written), self.capacity)
@@ -58,7 +58,7 @@ class Ring(nn.Module):
         """Write rows behind the last ones; of more than `capacity`, the last."""
         number = len(rows.obs)
         kept = slice(max(number - self.capacity, 0), None)
-        places = (int(self.written) + torch.arange(number, device=self.written.device))[kept] % self.capacity
+        places = (int(self.written) + torch.arange(number, device=rows.obs.device))[kept] % self.capacity
         for name, column in rows.rows(kept)._asdict().items():
             if column is not None:
                 getattr(self, name)[places] = column
@@ -68,5 +68,5 @@ class Ring(nn.Module):
         """[size] rows, uniform over what has been written, with replacement."""
         if len(self) == 0:
             raise ValueError("nothing has been written to this ring yet")
-        places = torch.randint(len(self), (size,), generator=random, device=self.written.device)
-        return Transitions(*(getattr(self, name) for name in Transitions._fields)).rows(places)
+        columns = Transitions(*(getattr(self, name) for name in Transitions._fields))
+        return columns.rows(torch.randint(len(self), (size,), generator=random, device=columns.obs.device))

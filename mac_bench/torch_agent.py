@@ -32,10 +32,12 @@ def choose_device() -> torch.device:
     """The first GPU, else the CPU; MAC_BENCH_TORCH_DEVICE says otherwise. Never part of what makes a run."""
     wanted = os.environ.get("MAC_BENCH_TORCH_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros(0, device=wanted).device
-    except (RuntimeError, AssertionError) as error:
+        probe = torch.zeros(1, device=wanted)
+        probe.cpu()  # of the device 'meta', which has no numbers, only this fails
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"MAC_BENCH_TORCH_DEVICE={wanted}: torch has no such device ({reason}); try 'cpu'") from None
+        raise UserError(f"torch cannot use '{wanted}' ({reason}); set MAC_BENCH_TORCH_DEVICE, e.g. to 'cpu'") from None
+    return probe.device
 
 
 def generator(seed: int, purpose: int, step: int, device: torch.device) -> torch.Generator:
@@ -55,8 +57,8 @@ class Learner(nn.Module):
         self.network: Any = network
         self.optimizer = torch.optim.Adam(network.parameters(), learning_rate, fused=True)
         for number, p in enumerate(network.parameters()):
-            state = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            self.optimizer.state[p] = state
+            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self.optimizer.state[p] = state = {"step": torch.zeros((), device=p.device), **moments}
             for name, value in state.items():
                 self.register_buffer(f"adam_{number}_{name}", value)
 
@@ -152,7 +154,8 @@ def _names(part: str) -> list[str]:
 
 
 def _move(x: Any, device: torch.device) -> Any:
-    return None if x is None else torch.from_numpy(np.ascontiguousarray(x)).to(device, non_blocking=True)
+    # torch has no read-only tensors, and a memory-mapped array is read-only
+    return None if x is None else torch.from_numpy(np.require(x, requirements=("C", "W"))).to(device, non_blocking=True)
 
 
 def _scaled(scaling: Scaling | None, x: Any) -> Any:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOG_STD_LOW, LOG_STD_HIGH = -5.0, 2.0
-"""bounds of every Gaussian's log-deviation, over scaled observations and over actions; those of the MAC comparison"""
+"""bounds of a policy's log-deviation before the tanh; those of MAC's comparison"""
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -41,10 +41,10 @@ class MLP(nn.Module):
             bound = math.sqrt(6 * scale / (above + below))  # flax's variance_scaling(scale, "fan_avg", "uniform")
             drawn = torch.rand((members or 1, above, below), generator=random, device=random.device)
             self.weights.append(nn.Parameter((2 * drawn - 1) * bound))
-            self.biases.append(nn.Parameter(torch.zeros((members or 1, 1, below))))
+            self.biases.append(nn.Parameter(torch.zeros((members or 1, 1, below), device=random.device)))
             if layer_norm and layer < len(hidden):
-                self.gains.append(nn.Parameter(torch.ones((members or 1, 1, below))))
-                self.shifts.append(nn.Parameter(torch.zeros((members or 1, 1, below))))
+                self.gains.append(nn.Parameter(torch.ones((members or 1, 1, below), device=random.device)))
+                self.shifts.append(nn.Parameter(torch.zeros((members or 1, 1, below), device=random.device)))
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """The same inputs [..., D_i] for all members, None left out -> [members, ..., out], or [..., out] for one."""
@@ -69,7 +69,7 @@ class MLP(nn.Module):
 
 
 def gaussian(output: Tensor) -> tuple[Tensor, Tensor]:
-    """A network's output [..., 2 D] as mean and log-deviation [..., D], the latter within its bounds."""
+    """A policy's output [..., 2 D] as mean and log-deviation [..., D], the latter within its bounds."""
     mean, log_std = output.chunk(2, dim=-1)
     return mean, log_std.clamp(LOG_STD_LOW, LOG_STD_HIGH)
 

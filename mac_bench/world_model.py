@@ -10,7 +10,7 @@ Two ways to train it (`dynamics_training`):
                  from then on, and the policy's training begins.
 
 The held-out transitions are the validation split's, or, where data have none, those of the last tenth of the episodes,
-which the model then never trains on.
+which the ensemble then never trains on. A joint model looks at none, and trains on all.
 """
 
 import copy
@@ -27,13 +27,15 @@ from mac_bench.config import Settings
 from mac_bench.data import Dataset, Scalings
 from mac_bench.ring import Transitions
 from mac_bench.torch_agent import Learner, tensors
-from mac_bench.torch_nn import MLP, gaussian, log_density
+from mac_bench.torch_nn import MLP, log_density
 from mac_bench.types import Batch, Forecast
 
 IMPROVEMENT = 0.01
 """relative fall of the held-out error that counts; the rule of MBPO and its descendants"""
 HOLDOUT = 1000
 """held-out transitions at most"""
+LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
+"""between which a sigmoid takes the log-deviation of the next scaled state; those of MAC's comparison"""
 
 
 class ModelSettings(Settings):
@@ -94,14 +96,13 @@ class Holdout(NamedTuple):
 
 def hold_out(data: Dataset, scalings: Scalings, device: torch.device) -> Holdout:
     """The same transitions for every seed."""
-    source, first = data.validation, len(data.observations)
-    if source is None:
-        kept = max(1, len(data.ends) - max(1, len(data.ends) // 10))
-        first = int(data.ends[kept - 1]) + 1 if kept < len(data.ends) else 0
-        source = data
-    random = np.random.default_rng(0)
-    index = source.draw(random, HOLDOUT, 1)
-    if source is data:
+    source, first, random = data.validation, len(data.observations), np.random.default_rng(0)
+    if source is not None:
+        index = source.draw(random, HOLDOUT, 1)
+    else:
+        source, kept = data, len(data.ends) - max(1, len(data.ends) // 10)
+        # of a single episode, its last tenth
+        first = int(data.ends[kept - 1]) + 1 if kept else first * 9 // 10
         inside = np.setdiff1d(np.arange(first, len(data.observations)), data.ends)
         index = random.choice(inside, min(HOLDOUT, len(inside)), replace=False)
     return Holdout(tensors(source.pieces(index, 1), scalings, device), first)
@@ -111,11 +112,11 @@ class WorldModel(nn.Module):
     """Dynamics, reward and end; everything scaled."""
 
     ready: Tensor
-    """whether the policy may use the model: always in joint training"""
+    """whether the policy may use the model: always in joint training; on the CPU, as asking a GPU would be to wait"""
     elites: Tensor
     """[E] their numbers"""
     looks: Tensor
-    """at the held-out error, since the last improvement"""
+    """at the held-out error, since the last improvement; on the CPU"""
     best: Tensor
     """[M] lowest held-out errors, for pretraining"""
 
@@ -140,9 +141,9 @@ class WorldModel(nn.Module):
         self.reward = network(everything, 1) if not sizes.goal else None
         self.success = network(everything, 1) if sizes.goal or c.termination == "learned" else None
         joint = c.dynamics_training == "joint"
-        self.register_buffer("ready", torch.tensor(joint))
+        self.register_buffer("ready", torch.tensor(joint, device="cpu"))
         self.register_buffer("elites", torch.arange(c.members if joint else c.elites))
-        self.register_buffer("looks", torch.zeros((), dtype=torch.long))
+        self.register_buffer("looks", torch.zeros((), dtype=torch.long, device="cpu"))
         self.register_buffer("best", torch.full((c.members,), torch.inf))
         self.kept: Any = None if joint else copy.deepcopy(self.dynamics.network).requires_grad_(False)
 
@@ -153,7 +154,7 @@ class WorldModel(nn.Module):
         if self.c.dynamics_training == "pretrained" and self.ready:
             return {}
         action = batch.actions[:, 0]
-        found = {"dynamics": (self.dynamics, self._dynamics_loss(batch, random))}
+        found = {"dynamics": (self.dynamics, self.dynamics_loss(batch, random))}
         goal = None if batch.goals is None else batch.goals.value
         if self.reward is not None:
             prediction = self.reward(batch.obs, goal, action)[..., 0]
@@ -198,25 +199,24 @@ class WorldModel(nn.Module):
         self.elites.copy_(self.best.argsort()[: self.c.elites])
         self.ready.fill_(True)
 
-    def _dynamics_loss(self, batch: Batch, random: torch.Generator) -> Tensor:
+    def dynamics_loss(self, batch: Batch, random: torch.Generator) -> Tensor:
         """Negative log-likelihood of the next state, per dimension, summed over members."""
         obs, action, following = batch.obs, batch.actions[:, 0], batch.next_obs
-        weight = (batch.index < self.holdout.first_row).to(obs)
         if self.c.dynamics_training == "joint":
-            mean, log_std = self.predict(obs, action)
+            density = log_density(following, *self.predict(obs, action))  # [M, B]
         else:
             shape = self.c.members, len(obs)
             own = torch.randint(len(obs), shape, generator=random, device=obs.device)  # [M, B]
-            mean, log_std = gaussian(self.dynamics.network.each(obs[own], action[own]))
-            mean, following, weight = mean + obs[own], following[own], weight[own]
-        return -(log_density(following, mean, log_std) * weight).mean(dim=-1).sum() / obs.shape[-1]
+            output = self.dynamics.network.each(obs[own], action[own])
+            weight = (batch.index < self.holdout.first_row).to(obs)
+            density = log_density(following[own], *_next_state(obs[own], output)) * weight[own]
+        return -density.mean(dim=-1).sum() / obs.shape[-1]
 
     # -- use ---------------------------------------------------------------------------------------------------------
 
     def predict(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-deviation [M, ..., O] of the next state, by every member."""
-        mean, log_std = gaussian(self.dynamics(obs, action))
-        return obs + mean, log_std
+        return _next_state(obs, self.dynamics(obs, action))
 
     def sample(self, obs: Tensor, action: Tensor, random: torch.Generator) -> Tensor:
         """A next state [B, O], for each row from one elite drawn at random."""
@@ -268,3 +268,9 @@ class WorldModel(nn.Module):
             obs = mean[self.elites].mean(dim=0)
             states.append(obs)
         return Forecast(torch.stack(states, dim=1), stride=1)
+
+
+def _next_state(obs: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-deviation [..., O] that a network's output [..., 2 O] says of the state after obs [..., O]."""
+    change, raw = output.chunk(2, dim=-1)
+    return obs + change, LOG_STD_LOW + (LOG_STD_HIGH - LOG_STD_LOW) * raw.sigmoid()
