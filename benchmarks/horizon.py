@@ -124,7 +124,10 @@ def main() -> None:
             row = future.result()
             writer.writerow(row)
             file.flush()
-            print("{method:>14} {horizon:4d} seed {seed}: success {success:.2f} in {seconds:.0f} s".format(**row))
+            print(
+                "{method:>14} {horizon:4d} seed {seed}: success {success:.2f} in {seconds:.0f} s".format(**row),
+                flush=True,
+            )
     results = pd.read_csv(path)
     results = results[results["updates"] == options.updates]
     table = 100 * results.pivot_table(index="method", columns="horizon", values="success").reindex(methods).dropna()

@@ -108,9 +108,11 @@ def places(jobs: int) -> list[Place]:
     """Equal shares of this machine for so many runs at a time."""
     found = gpus()
     on_one = math.ceil(jobs / max(1, len(found)))
+    # torch's threads wait for each other in turns: with more of them than cores an update takes many times as long
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     shares = []
     for number in range(jobs):
-        environment = {"PYTHONUNBUFFERED": "1"}
+        environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": threads}
         if found:
             environment["CUDA_VISIBLE_DEVICES"] = found[number % len(found)]
         if on_one > 1:  # JAX takes three quarters of a GPU's memory unless told otherwise; old and new name

@@ -8,6 +8,9 @@ import pytest
 # before jax is imported: no test may depend on an accelerator, and a shape that is broadcast by accident is an error
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("MAC_BENCH_TORCH_DEVICE", "cpu")
+# several tests run at a time, and threads that wait for each other are slower than one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TASK = "pointmaze-medium-navigate-singletask-v0"
 GOAL_TASK = "pointmaze-medium-navigate-oraclerep-v0"

@@ -1,9 +1,15 @@
-"""Each method learns what it claims to, on the toy: walks to a corner by steps of 0.5, with noise of 0.3, in each axis.
+"""Each method learns what it claims to, on two toys whose optimum is known.
 
-Cloning gives the data's steps; a value prefers longer ones, as the reward is the nearness of the corner.
+The contract's: walks to a corner by steps of 0.5, with noise of 0.3, in each axis. Cloning gives the data's steps; a
+value prefers longer ones, as the reward is the nearness of the corner.
+
+The lane of `mac_bench/toy.py`, 20 steps long, with settings of `benchmarks/horizon.yaml`: the logged walkers go back
+as often as forth, so that cloning leads nowhere, and whoever plans or values arrives.
 """
 
 import numpy as np
+import pytest
+from horizon import Run, train
 
 from mac_bench import contract, registry
 from mac_bench.jax_agent import JaxAgent
@@ -56,3 +62,26 @@ def test_gciql_values_longer_steps_more():
 def test_mac_takes_longer_steps_than_the_data():
     actions = first_actions(trained("mac", 800, chunk=4, rollout_chunks=4, discount=0.95, learning_rate=3e-3))
     assert (actions.mean(axis=0) > STEP + NOISE / 4).all(), actions.mean(axis=0)
+
+
+UPDATES = {
+    "MAC": 1000,
+    "MAC, chunk 1": 1500,
+    "MOPO": 3000,
+    "MOBILE": 3000,
+    "COMBO": 3000,
+    "RAMBO": 3000,
+    "LEQ": 1500,
+    "MOReL": 1500,
+    "F-MPC": 2000,
+    "GCIQL": 1500,
+}
+
+
+def test_cloning_the_lane_leads_nowhere():
+    assert train(Run("BC", 20, 0, 1000))["success"] < 0.1
+
+
+@pytest.mark.parametrize("method", UPDATES)
+def test_a_method_walks_the_lane_that_cloning_does_not(method):
+    assert train(Run(method, 20, 0, UPDATES[method]))["success"] > 0.5
