@@ -9,9 +9,9 @@ The integral is over all actions; its logarithm is a soft maximum. It is estimat
 uniform distribution, of pi(s) and of pi(s'), by their importance: log mean_k exp(Q(s, a_k) - log p_k(a_k)).
 
 Differences: the paper's formula has the expectation over the policy's actions in place of the soft maximum, which is
-CQL's (arXiv 2006.04779) and OfflineRL-Kit's. There, as the result of a reshape is dropped, each soft maximum is over one
-sample of each kind; here it is over all. The squared error is not halved, so that beta is twice the paper's. What the
-Dyna-style methods share is set as in MAC's comparison, which has no COMBO.
+CQL's (arXiv 2006.04779) and OfflineRL-Kit's. There, as the result of a reshape is dropped, each soft maximum is over
+one sample of each kind; here it is over all. The squared error is not halved, so that beta is twice the paper's. What
+the Dyna-style methods share is set as in MAC's comparison, which has no COMBO.
 """
 
 import math

@@ -44,7 +44,8 @@ VERSION = 1
 
 ABOUT = About(
     paper="D-MPC: Zhou et al., 2024, arXiv 2410.05364; its flow version F-MPC: Park et al., ICLR 2026 (MAC)",
-    parity="golden numbers of MAC's released code with `targets: released`, laws for the rest: tests/test_fmpc.py",
+    parity="golden numbers of MAC's released code with `targets: released`, laws for the rest: tests/test_fmpc.py; "
+    "learning: tests/test_learning.py",
     defaults="MAC's released code, but for `targets`",
     deviations="Targets of value and critic are discounted returns; those of the released code are a setting. Neither "
     "way keeps that its reward mode fits V(s_t) to the returns of all n + 1 rows of a piece, and that it counts a goal "

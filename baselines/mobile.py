@@ -1,7 +1,7 @@
 """MOBILE: Model-Bellman Inconsistency penalised offline policy optimisation (Sun et al., ICML 2023, PMLR 202).
 
-The claim: what counts is not how unsure the model is of the next state, but how unsure that makes the value. Each member
-of the ensemble gives its own estimate of the Bellman target; an imagined step pays for their disagreement:
+The claim: what counts is not how unsure the model is of the next state, but how unsure that makes the value. Each
+member of the ensemble gives its own estimate of the Bellman target; an imagined step pays for their disagreement:
 
     r~(s, a) = r(s, a) - beta std_i[ r(s, a) + gamma alive E_{s' ~ P_i, a' ~ pi} Q'(s', a') ]
              = r(s, a) - beta gamma alive std_i[ E_{s' ~ P_i, a' ~ pi} Q'(s', a') ]
@@ -12,8 +12,9 @@ and from such imagined steps; `dyna.py` has what surrounds it.
 Differences: both released codes, the authors' and that of MAC's comparison, leave `gamma alive` out of the price. At
 their discounts that is 0.1 to 1 % of it, and a state that has ended its task, where nothing follows, pays nothing here.
 The authors take the lowest critic for Q', MAC's comparison the mean (`penalty_aggregation`), and the authors' deviation
-divides by the number of members less one, which beta can absorb. The authors also keep targets above 0, which tasks with
-negative rewards forbid. As in MAC's comparison the model may go on learning beside the policy (`dynamics_training`).
+divides by the number of members less one, which beta can absorb. The authors also keep targets above 0, which tasks
+with negative rewards forbid. As in MAC's comparison the model may go on learning beside the policy
+(`dynamics_training`).
 """
 
 from typing import Literal

@@ -44,7 +44,7 @@ from mac_bench.types import About, Batch, Forecast, GoalSampling, Sampling
 VERSION = 1
 ABOUT = About(
     paper="Kidambi et al. 2020, arXiv 2005.05951",
-    parity="law, hand numbers: tests/test_morel.py",
+    parity="law, hand numbers: tests/test_morel.py; learning: tests/test_learning.py",
     defaults="the release's ensemble of 4, discount, lambda and lowest log-deviation; networks and optimiser of MAC's "
     "comparison. The paper tunes halt_beta and halt_offset per task; 5 and 0 are ours",
     deviations="Adam on the policy gradient of short walks from logged states, where the paper takes natural gradient "

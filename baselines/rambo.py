@@ -11,8 +11,8 @@ The first term's gradient is that of the policy's value in the model, by the sco
 constants. P is the uniform mixture of the elites. While the model is pretrained the policy clones the data (`clone`).
 
 Differences: the paper's model predicts the reward too; here that is a network of its own, so the adversary moves states
-only, and r is part of the baseline. The paper takes 1000 steps of the policy and 1000 of the model in turn, on walks made
-for them; here they go one by one, and the states are those of the imagined walks that the policy learns from.
+only, and r is part of the baseline. The paper takes 1000 steps of the policy and 1000 of the model in turn, on walks
+made for them; here they go one by one, and the states are those of the imagined walks that the policy learns from.
 Lambda weighs the batch's mean, as in the authors' code, where a loss of one number per row is summed with the
 likelihood's; OfflineRL-Kit sums over 256 rows beside one likelihood, so that its 3e-4 is 0.0768 here, and mixes the
 elites in each dimension by itself.

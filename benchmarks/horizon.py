@@ -1,6 +1,6 @@
 """Success against the horizon, on the lane of `mac_bench/toy.py`: do one-step models fall behind chunks?
 
-    python benchmarks/horizon.py [--horizons 10 20 40 80] [--seeds 3] [--updates 4000] [--only MAC BC] [--out FOLDER]
+    python benchmarks/horizon.py [--horizons 10 20 40 80] [--seeds 2] [--updates 3000] [--only MAC BC] [--out FOLDER]
 
 Every method gets the same data, networks, batch and number of updates; `horizon.yaml` has the settings. Each finished
 run is one line of FOLDER/horizon.csv, so that it can be stopped and called again. At the end a table, and a figure with
@@ -95,8 +95,8 @@ def main() -> None:
     """Run what is not there yet, and show all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--horizons", type=int, nargs="+", default=[10, 20, 40, 80])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=4000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--only", nargs="+", help="methods of horizon.yaml; all where not given")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("horizon"))

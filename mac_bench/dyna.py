@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from mac_bench.config import GoalMix
 from mac_bench.data import Dataset, ScalingKind, Scalings, fit
+from mac_bench.ensemble import EnsembleSettings
 from mac_bench.ring import Ring, Transitions
 from mac_bench.sac import Sac, SacSettings, goal_bounds
 from mac_bench.torch_agent import INIT, Learner, TorchAgent, choose_device, descend, generator, tensors
 from mac_bench.types import Batch, Forecast, GoalSampling, Metrics, Sampling
-from mac_bench.world_model import ModelSettings, Sizes, WorldModel, hold_out
+from mac_bench.world_model import Sizes, WorldModel, hold_out
 
 STARTS = 5
 """purpose number of the random stream that draws the states where imagined walks begin"""
 
 
-class DynaSettings(ModelSettings, SacSettings):
+class DynaSettings(EnsembleSettings, SacSettings):
     """Settings of all these methods; the defaults are those of MAC's comparison."""
 
     rollout_length: int = pydantic.Field(default=5, gt=0)

@@ -6,75 +6,36 @@
 
 The log-deviation is squashed into [-5, 1], as in the released code of MAC's comparison: no bounds are learned.
 
-Two ways to train it (`dynamics_training`):
-
-    joint        on every batch, beside the policy, as in MAC's comparison; every member is an elite
-    pretrained   first and alone, as in MBPO and its descendants. Each member sees its own resampling, with replacement,
-                 of each batch. Every `holdout_every` updates each member's squared error on held-out transitions is
-                 measured; a member whose error is more than 1 % below that of its last kept parameters is kept anew.
-                 When none was for `patience` measurements in a row, or after `model_updates` updates, each member goes
-                 back to what was kept, the `elites` with the lowest error of those serve from then on, nothing here
-                 learns any more, and the policy's training begins.
-
-The held-out transitions, at most 1,000 and the same for every seed, are drawn from the validation split, or, where data
-have none, from the last tenth of the episodes, on which the ensemble then never trains. A joint model looks at none.
+`ensemble.py` has the settings, and the rule of pretraining (`dynamics_training`).
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pydantic
 
-from mac_bench.config import Settings
+from mac_bench import ensemble
 from mac_bench.data import Dataset, Scalings
 from mac_bench.dynamics import open_loop, reward_loss, success_loss
+from mac_bench.ensemble import IMPROVEMENT, EnsembleSettings
 from mac_bench.jax_agent import Learner, descend, learner
 from mac_bench.nn import MLP, Params, apply, initial, scalar
 from mac_bench.types import Batch, Forecast
 
-HOLDOUT = 1000
-"""held-out transitions at most: they are part of the checkpoint"""
-IMPROVEMENT = 0.01
-"""relative fall of the held-out error that counts; the rule of MBPO and its descendants"""
 LOWEST, HIGHEST = -5.0, 1.0
 """log-deviation"""
 
 
-class ModelSettings(Settings):
+class ModelSettings(EnsembleSettings):
     """Settings of the world model; the defaults are those of MAC's comparison."""
 
-    dynamics_training: Literal["joint", "pretrained"] = "joint"
-    """together with the policy, or first and until the held-out error stops falling"""
-    members: int = pydantic.Field(default=7, gt=0)
-    """models in the ensemble"""
-    elites: int = pydantic.Field(default=5, gt=0)
-    """of them in use after pretraining; in joint training all are"""
-    model_updates: int = pydantic.Field(default=100_000, gt=0)
-    """pretraining: at most so many updates"""
-    holdout_every: int = pydantic.Field(default=1000, gt=0)
-    """pretraining: updates between two looks at the held-out error"""
-    patience: int = pydantic.Field(default=5, gt=0)
-    """pretraining: looks without improvement before it ends"""
-    termination: Literal["never", "learned"] = "never"
-    """reward-based: whether a task's end is learned from the data's masks, or tasks never end"""
-    goal_reward: Literal["-1/0", "0/1"] = "-1/0"
-    """goal-conditioned: reward before / on reaching the goal"""
-    model_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
-    """dynamics, reward and success"""
     layer_norm: bool = True
     """in all networks"""
     learning_rate: float = pydantic.Field(default=3e-4, gt=0)
     """of all networks"""
-
-    @pydantic.model_validator(mode="after")
-    def _has_elites(self):
-        if self.elites > self.members:
-            raise ValueError(f"elites is {self.elites}, but the ensemble has {self.members} members")
-        return self
 
 
 class ModelNetworks(NamedTuple):
@@ -328,15 +289,7 @@ def take_turns(learn_model: Learn, learn_policy: Learn, state: Any) -> tuple[Any
 
 def hold_out(data: Dataset, scalings: Scalings) -> tuple[Steps, int]:
     """Scaled transitions that no member trains on, and the row of the training data from which on all are held out."""
-    source, first, held_from = data.validation, 0, len(data.observations)
-    if source is None:
-        kept = len(data.ends) - max(1, len(data.ends) // 10)
-        # of a single episode, its last tenth
-        source, first = data, int(data.ends[kept - 1]) + 1 if kept else held_from * 9 // 10
-        held_from = first
-    rows = np.setdiff1d(np.arange(first, len(source.observations)), source.ends)
-    rows = np.sort(np.random.default_rng(0).choice(rows, min(HOLDOUT, len(rows)), replace=False, shuffle=False))
-    batch = source.pieces(rows, 1)
+    batch, held_from = ensemble.hold_out(data)
     steps = Steps(scalings.obs(batch.obs), batch.actions[:, 0], scalings.obs(batch.next_obs))
     return Steps(*(jnp.asarray(column, jnp.float32) for column in steps)), held_from
 

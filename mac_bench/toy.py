@@ -6,8 +6,8 @@ reward -1 for each, so that the horizon is the length and the best return is kno
 
     x' = clip(x + clip(a . h(x), -1, 1), 0, length),   h(x) = (cos, sin)(2 pi x / TURN),   obs = (x, h(x))
 
-The logged walkers go forwards or backwards with equal probability and change their mind every SWITCH steps or so: cloning
-them leads nowhere, no logged episode leads from end to end, and whoever composes the forward pieces arrives.
+The logged walkers go forwards or backwards with equal probability and change their mind every SWITCH steps or so:
+cloning them leads nowhere, no logged episode leads from end to end, and whoever composes the forward pieces arrives.
 """
 
 from typing import NamedTuple

@@ -1,75 +1,26 @@
 """A one-step world model in PyTorch: an ensemble of Gaussians of the next state, a reward model, a success model.
 
-Two ways to train it (`dynamics_training`):
-
-    joint        on every batch, beside the policy, as in MAC's comparison; every member is an elite
-    pretrained   first and alone, as in MOPO and its descendants. Each member sees its own bootstrap of each batch.
-                 Every `holdout_every` updates the members' squared errors on held-out transitions are measured; a
-                 member that has improved by more than 1 % is kept. When none has for `patience` measurements in a row,
-                 or after `model_updates` updates, each member goes back to where it was kept, the `elites` best serve
-                 from then on, and the policy's training begins.
-
-The held-out transitions are the validation split's, or, where data have none, those of the last tenth of the episodes,
-which the ensemble then never trains on. A joint model looks at none, and trains on all.
+`ensemble.py` has the settings, and the rule of pretraining (`dynamics_training`).
 """
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mac_bench.config import Settings
+from mac_bench import ensemble
 from mac_bench.data import Dataset, Scalings
+from mac_bench.ensemble import IMPROVEMENT, EnsembleSettings
 from mac_bench.ring import Transitions
 from mac_bench.torch_agent import Learner, tensors
 from mac_bench.torch_nn import MLP, log_density
 from mac_bench.types import Batch, Forecast
 
-IMPROVEMENT = 0.01
-"""relative fall of the held-out error that counts; the rule of MBPO and its descendants"""
-HOLDOUT = 1000
-"""held-out transitions at most"""
 LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
 """between which a sigmoid takes the log-deviation of the next scaled state; those of MAC's comparison"""
-
-
-class ModelSettings(Settings):
-    """Settings of the world model; the defaults are those of MAC's comparison."""
-
-    dynamics_training: Literal["joint", "pretrained"] = "joint"
-    """together with the policy, or first and until the held-out error stops falling"""
-    members: int = pydantic.Field(default=7, gt=0)
-    """models in the ensemble"""
-    elites: int = pydantic.Field(default=5, gt=0)
-    """of them in use after pretraining; in joint training all are"""
-    model_updates: int = pydantic.Field(default=100_000, gt=0)
-    """pretraining: at most so many updates"""
-    holdout_every: int = pydantic.Field(default=1000, gt=0)
-    """pretraining: updates between two looks at the held-out error"""
-    patience: int = pydantic.Field(default=5, gt=0)
-    """pretraining: looks without improvement before it ends"""
-    termination: Literal["never", "learned"] = "learned"
-    """reward-based: whether a task's end is learned from the data's masks, or tasks never end"""
-    goal_reward: Literal["-1/0", "0/1"] = "-1/0"
-    """goal-conditioned: reward before / on reaching the goal"""
-    model_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
-    """dynamics, reward and success"""
-
-    @property
-    def goal_cost(self) -> float:
-        """What each step costs in goal-conditioned tasks."""
-        return 1.0 if self.goal_reward == "-1/0" else 0.0
-
-    @pydantic.model_validator(mode="after")
-    def _has_elites(self):
-        if self.elites > self.members:
-            raise ValueError(f"elites is {self.elites}, but the ensemble has {self.members} members")
-        return self
 
 
 class Sizes(NamedTuple):
@@ -96,16 +47,8 @@ class Holdout(NamedTuple):
 
 def hold_out(data: Dataset, scalings: Scalings, device: torch.device) -> Holdout:
     """The same transitions for every seed."""
-    source, first, random = data.validation, len(data.observations), np.random.default_rng(0)
-    if source is not None:
-        index = source.draw(random, HOLDOUT, 1)
-    else:
-        source, kept = data, len(data.ends) - max(1, len(data.ends) // 10)
-        # of a single episode, its last tenth
-        first = int(data.ends[kept - 1]) + 1 if kept else first * 9 // 10
-        inside = np.setdiff1d(np.arange(first, len(data.observations)), data.ends)
-        index = random.choice(inside, min(HOLDOUT, len(inside)), replace=False)
-    return Holdout(tensors(source.pieces(index, 1), scalings, device), first)
+    transitions, first = ensemble.hold_out(data)
+    return Holdout(tensors(transitions, scalings, device), first)
 
 
 class WorldModel(nn.Module):
@@ -122,7 +65,7 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
-        c: ModelSettings,
+        c: EnsembleSettings,
         sizes: Sizes,
         holdout: Holdout,
         random: torch.Generator,

@@ -19,6 +19,7 @@ FLOORS = {
         "nn",
         "policies",
         "gaussian",
+        "ensemble",
         "jax_agent",
         "torch_agent",
         "torch_nn",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mac_bench import contract, gaussian
+from mac_bench import contract, ensemble, gaussian
 from mac_bench.data import Dataset, fit
 from mac_bench.gaussian import Fitting, ModelNetworks, ModelSettings, Steps, WorldModel
 from mac_bench.jax_agent import learner
@@ -270,7 +270,7 @@ def test_the_last_tenth_of_the_episodes_is_held_out():
 def test_validation_rows_are_held_out_where_there_are_some_and_few():
     data = replace(numbered(5, 30), validation=numbered(10, 300))
     rows, following, held_from = raw(data)
-    assert held_from == 150 and len(rows) == len(set(rows)) == gaussian.HOLDOUT
+    assert held_from == 150 and len(rows) == len(set(rows)) == ensemble.HOLDOUT
     np.testing.assert_array_equal(following, rows + 1)
     assert rows.max() > 150  # they are the validation split's
     np.testing.assert_array_equal(rows, raw(data)[0])

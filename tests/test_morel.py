@@ -129,8 +129,9 @@ def test_an_unknown_step_gives_its_reward_and_then_halt():
 def test_without_a_limit_the_world_is_the_model(goals):
     c, (nets, state) = config(discount=0.9, termination="learned"), small(goals)
     start, goal = batch_of().obs[:ROWS], batch_of(True).goals.value[:ROWS] if goals else None
-    go = jax.jit(lambda limit: morel.walk(c, nets, state, start, goal, limit, jax.random.key(3)))
-    free, none, some = (go(jnp.float32(limit)) for limit in (np.inf, 0.0, 1.0))
+    go = jax.jit(lambda limit, seed: morel.walk(c, nets, state, start, goal, limit, jax.random.key(seed)))
+    free, none, some, other = (go(jnp.float32(limit), seed) for limit, seed in ((np.inf, 3), (0, 3), (1, 3), (1, 4)))
+    assert (free.actions[0] != other.actions[0]).all(), "actions are drawn"
     goal = np.broadcast_to(goal, (STEPS, ROWS, GOAL)) if goals else None
 
     @jax.jit

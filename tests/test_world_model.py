@@ -8,10 +8,11 @@ from torch import Tensor
 from mac_bench import contract, registry
 from mac_bench.config import parse
 from mac_bench.data import Dataset, fit
+from mac_bench.ensemble import HOLDOUT, EnsembleSettings
 from mac_bench.errors import UserError
 from mac_bench.files import read_arrays
 from mac_bench.types import Batch, Goals
-from mac_bench.world_model import HOLDOUT, Holdout, ModelSettings, Sizes, WorldModel, hold_out
+from mac_bench.world_model import Holdout, Sizes, WorldModel, hold_out
 
 LOG_2PI = float(np.log(2 * np.pi))
 EVERYTHING = 10**9  # a first held-out row beyond all
@@ -42,7 +43,7 @@ ONE = steps([[0, 0]], [[0]], [[0, 0]])
 
 def linear(sizes: Sizes = Sizes(2, 1, 0), holdout: Batch = ONE, first_row: int = EVERYTHING, **settings) -> WorldModel:  # noqa: B008
     """A model of linear networks, all weights 0: nothing moves, and each log-deviation is half way, at -2."""
-    c = ModelSettings(model_hidden=(), **({"members": 3, "elites": 2} | settings))
+    c = EnsembleSettings(model_hidden=(), **({"members": 3, "elites": 2} | settings))
     model = WorldModel(c, sizes, Holdout(holdout, first_row), random(), 0.01, True)
     for p in model.parameters():
         p.data.zero_()
@@ -250,7 +251,7 @@ def test_the_elites_are_those_with_the_lowest_errors():
 
 def test_more_elites_than_members_are_refused():
     with pytest.raises(UserError, match="elites is 3, but the ensemble has 2 members"):
-        parse(ModelSettings, {"members": 2, "elites": 3}, "settings")
+        parse(EnsembleSettings, {"members": 2, "elites": 3}, "settings")
 
 
 SHORT = {"dynamics_training": "pretrained", "holdout_every": 2, "patience": 1, "model_updates": 5}
