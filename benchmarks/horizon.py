@@ -48,10 +48,8 @@ def train(run: Run, goals: bool = False) -> dict[str, Any]:
     from mac_bench import registry, toy
 
     found, data = method(run.method), toy.logged(run.horizon, goals)
-    settings, began = found["settings"], time.perf_counter()
-    if "discount" in registry.module(found["agent"]).Config.model_fields:
-        settings["discount"] = 1 - 0.5 / run.horizon
-    agent = registry.make(found["agent"], settings, data, run.seed)
+    began = time.perf_counter()
+    agent = registry.make(found["agent"], found["settings"], data, run.seed)
     for step in range(1, run.updates + 1):
         agent.update(data.sample(agent.sampling, run.seed, step), step)
     score = toy.evaluate(agent, run.horizon, goals, episodes=100, seed=run.seed)

@@ -41,7 +41,7 @@ def test_hand_number_of_the_price(monkeypatch):
     mobile = method(members=3, elites=3, discount=0.5)
     place(monkeypatch, mobile.model, [0.0, 1.0, 5.0])
     # the mean of the critics is the first dimension of the next state, so targets differ by gamma (0, 1, 5)
-    monkeypatch.setattr(mobile.sac, "slow_q", lambda obs, goal, action: torch.stack([obs[..., 0] - 1, obs[..., 0] + 1]))
+    monkeypatch.setattr(mobile.sac, "slow_q", lambda obs, goal, action: torch.stack([2 * obs[..., 0], 0 * obs[..., 0]]))
     expected = 0.5 * np.std([0.0, 1.0, 5.0])
     torch.testing.assert_close(mobile.inconsistency(steps(), random()), torch.full((4,), expected, dtype=torch.float32))
 
@@ -99,7 +99,10 @@ def test_imagined_steps_pay_beta_times_the_price_and_logged_ones_nothing(monkeyp
     mobile.ring.add(mobile.imagine(1, random()))
     monkeypatch.setattr(mobile, "inconsistency", lambda steps, random: torch.full_like(steps.reward, 3.0))
     real, imagined = mobile.draw(batch, random())
-    rewards = []
-    monkeypatch.setattr(mobile.sac, "target", lambda steps, random: rewards.append(steps.reward) or steps.reward)
+    seen = []
+    monkeypatch.setattr(mobile.sac, "target", lambda steps, random: seen.append(steps) or steps.reward)
+    monkeypatch.setattr(mobile.sac, "losses", lambda steps, target, random: (seen.append(steps) or {}, {}))
     mobile.policy_losses(batch, random())
-    torch.testing.assert_close(rewards[0], torch.cat([real.reward, imagined.reward - 6.0]))
+    for steps in seen:
+        torch.testing.assert_close(steps.reward, torch.cat([real.reward, imagined.reward - 6.0]))
+        torch.testing.assert_close(steps.action, torch.cat([real.action, imagined.action]), rtol=0, atol=0)

@@ -63,7 +63,7 @@ def tiny(monkeypatch):
 @pytest.mark.parametrize("slope", [2.0, -3.0])
 def test_gradient_is_the_value_s(tiny, slope):
     """V(s') = slope s', s' ~ N(m, std^2): dE[V]/dm = slope, over V's deviation |slope| std it is sign(slope) / std."""
-    rambo, model = tiny([0.7], 0.5, lambda following: slope * following + 10)
+    rambo, model = tiny([0.7], 0.5, lambda following: slope * following + 1000)
     rambo.adversary_loss(steps(200_000), random()).backward()
     assert float(model.means.grad) == pytest.approx(math.copysign(2.0, slope), abs=0.03)
 
@@ -174,6 +174,7 @@ def test_first_the_model_and_cloning_then_the_game(goals):
     metrics = made.update(data.sample(made.sampling, 0, 151), 151)
     assert {"loss/dynamics", "loss/actor", "loss/critic", "model/adversary"} <= metrics.keys()
     assert (made.method.model.dynamics.network.weights[0] != weights).any(), "the model goes on learning"
+    assert made.method.sac.actor.adam_0_step == 151, "and cloning is over"
 
 
 def test_without_cloning_the_policy_waits():
