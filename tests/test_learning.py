@@ -65,14 +65,14 @@ def test_mac_takes_longer_steps_than_the_data():
 
 
 UPDATES = {
-    "MAC": 1000,
+    "MAC": 1500,
     "MAC, chunk 1": 1500,
     "MOPO": 3000,
     "MOBILE": 3000,
     "COMBO": 3000,
     "RAMBO": 3000,
-    "LEQ": 1500,
-    "MOReL": 1500,
+    "LEQ": 1000,
+    "MOReL": 2000,
     "F-MPC": 2000,
     "GCIQL": 1500,
 }
