@@ -56,7 +56,7 @@ def train(run: Run, goals: bool = False) -> dict[str, Any]:
     return {**run._asdict(), **score._asdict(), "seconds": round(time.perf_counter() - began, 1)}
 
 
-def draw(results: pd.DataFrame, folder: Path) -> None:
+def draw(results: Any, folder: Path) -> None:  # a data frame; pandas' own types know less than its users
     """The figure."""
     import matplotlib
 
@@ -126,7 +126,7 @@ def main() -> None:
                 "{method:>14} {horizon:4d} seed {seed}: success {success:.2f} in {seconds:.0f} s".format(**row),
                 flush=True,
             )
-    results = pd.read_csv(path)
+    results: Any = pd.read_csv(path)
     results = results[results["updates"] == options.updates]
     table = 100 * results.pivot_table(index="method", columns="horizon", values="success").reindex(methods).dropna()
     print(f"\nsuccess in %, mean of {options.seeds} seeds, {options.updates} updates\n{table.round(0).to_string()}")
