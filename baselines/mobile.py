@@ -34,7 +34,8 @@ ABOUT = About(
     paper="Sun et al. 2023, PMLR 202",
     parity="law and hand numbers: tests/test_mobile.py; learning: tests/test_learning.py",
     defaults="MAC's comparison, from its released code",
-    deviations="the price has the discount, as in the paper but not in the codes, and ends with the task",
+    deviations="the price is that of the whole Bellman target, so that it has the discount and ends with the task; "
+    "the codes leave both out",
 )
 
 
