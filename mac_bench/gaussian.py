@@ -281,7 +281,9 @@ def take_turns(learn_model: Learn, learn_policy: Learn, state: Any) -> tuple[Any
 
     state, metrics = jax.lax.cond(fitting.done, turn(learn_policy), turn(learn_model), state)
     now = state.world.fitting
-    return state, metrics | {"model/ready": now.done.astype(jnp.float32), "model/holdout_error": now.error.mean()}
+    # before the first look there is no error, and what is not finite would stop the run
+    error = jnp.where(jnp.isfinite(now.error), now.error, 0).mean()
+    return state, metrics | {"model/ready": now.done.astype(jnp.float32), "model/holdout_error": error}
 
 
 # -- construction ----------------------------------------------------------------------------------------------------
