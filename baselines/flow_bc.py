@@ -14,9 +14,9 @@ import pydantic
 
 from mac_bench.config import GoalMix, Settings
 from mac_bench.data import Dataset, ScalingKind, fit
-from mac_bench.flow import euler, flow_matching_loss
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, initial_key, learner
-from mac_bench.nn import MLP, Params, apply, initial
+from mac_bench.nn import MLP, initial
+from mac_bench.policies import Flow
 from mac_bench.types import About, Batch, GoalSampling, Sampling
 
 VERSION = 1
@@ -55,7 +55,7 @@ class Config(Settings):
 class Networks(NamedTuple):
     """What is fixed."""
 
-    flow: MLP
+    flow: Flow
 
 
 class State(NamedTuple):
@@ -64,34 +64,28 @@ class State(NamedTuple):
     flow: Learner
 
 
-def flow_loss(nets: Networks, params: Params, obs, goal, chunk, noise, time) -> jax.Array:
-    """Flow matching of the data's chunks [B, n*A] from noise [B, n*A] at times [B, 1]."""
-    return flow_matching_loss(lambda x, u: apply(nets.flow, params, obs, goal, x, u), noise, chunk, time)
-
-
 def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array):
     """One gradient step."""
     chunk = batch.actions.reshape(len(batch.obs), -1)  # [B, n*A]
     goal = None if batch.goals is None else batch.goals.actor
     noise_key, time_key = jax.random.split(key)
     noise, time = jax.random.normal(noise_key, chunk.shape), jax.random.uniform(time_key, (len(chunk), 1))
-    flow, loss = descend(state.flow, c.learning_rate, lambda p: flow_loss(nets, p, batch.obs, goal, chunk, noise, time))
+    flow, loss = descend(state.flow, c.learning_rate, lambda p: nets.flow.loss(p, batch.obs, goal, chunk, noise, time))
     return State(flow), {"loss/flow": loss}
 
 
 def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.Array) -> jax.Array:
     """[N, O] -> [N, K, A] with K = execute: one sample of the policy."""
-    noise = jax.random.normal(key, (len(obs), nets.flow.out))
-    chunk = euler(lambda x, u: apply(nets.flow, state.flow.params, obs, goal, x, u), noise, c.flow_steps)
-    return jnp.clip(chunk, -1, 1).reshape(len(obs), c.chunk, -1)[:, : c.execute]
+    noise = jax.random.normal(key, (len(obs), nets.flow.net.out))
+    return nets.flow.sample(state.flow.params, obs, goal, noise).reshape(len(obs), c.chunk, -1)[:, : c.execute]
 
 
 def make(c: Config, data: Dataset, seed: int) -> JaxAgent:
     """An agent for these data; goal-conditioned where they have goals."""
     obs, size = jnp.zeros((1, data.observations.shape[1])), c.chunk * data.actions.shape[1]
     goal = None if data.goals is None else jnp.zeros((1, data.goals.shape[1]))
-    nets = Networks(MLP(c.hidden, size, c.layer_norm))
-    params = initial(nets.flow, initial_key(seed), obs, goal, jnp.zeros((1, size)), jnp.zeros((1, 1)))
+    nets = Networks(Flow(MLP(c.hidden, size, c.layer_norm), c.flow_steps))
+    params = initial(nets.flow.net, initial_key(seed), obs, goal, jnp.zeros((1, size)), jnp.zeros((1, 1)))
     goals = None if goal is None else GoalSampling(c.goals, c.goals, c.discount)
     return JaxAgent(
         Method(update, act),

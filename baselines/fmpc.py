@@ -32,12 +32,13 @@ import pydantic
 
 from mac_bench import returns
 from mac_bench.config import GoalMix, Settings
-from mac_bench.data import Dataset, ScalingKind
+from mac_bench.data import Dataset, ScalingKind, fit
 from mac_bench.dynamics import open_loop
 from mac_bench.errors import UserError
 from mac_bench.flow import euler, flow_matching_loss
-from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, fit, initial_key, learner
+from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, initial_key, learner
 from mac_bench.nn import MLP, Params, apply, initial, repeat, scalar
+from mac_bench.policies import Flow, best
 from mac_bench.types import About, Array, Batch, Forecast, GoalSampling, Metrics, Sampling
 
 VERSION = 1
@@ -99,7 +100,7 @@ class Networks(NamedTuple):
     """What is fixed."""
 
     model: MLP
-    policy: MLP
+    policy: Flow
     value: MLP
     critic: MLP
 
@@ -191,12 +192,6 @@ def model_loss(nets: Networks, params: Params, obs, actions, future, draws: Draw
     return flow_matching_loss(velocity, draws.model_noise, future, draws.model_time)
 
 
-def policy_loss(nets: Networks, params: Params, obs, goal, actions, draws: Draws) -> jax.Array:
-    """Flow matching of the data's first actions [B, D]."""
-    velocity = partial(apply, nets.policy, params, obs, goal)
-    return flow_matching_loss(velocity, draws.policy_noise, actions, draws.policy_time)
-
-
 def value_loss(c: Config, nets: Networks, params: Params, obs, goal, to_go) -> jax.Array:
     """Regression of V to the return-to-go [B]."""
     return _regression(c, goal, scalar(nets.value, params, obs, goal), to_go)
@@ -235,7 +230,7 @@ def update(c: Config, nets: Networks, state: State, batch: Batch, key: jax.Array
     draws = Draws(
         model_noise=jax.random.normal(keys[0], (size, nets.model.out)),
         model_time=jax.random.uniform(keys[1], (size, 1)),
-        policy_noise=jax.random.normal(keys[2], (size, nets.policy.out)),
+        policy_noise=jax.random.normal(keys[2], (size, nets.policy.net.out)),
         policy_time=jax.random.uniform(keys[3], (size, 1)),
     )
     return learn(c, nets, state, batch, labels(c, batch), draws)
@@ -255,7 +250,8 @@ def learn(c: Config, nets: Networks, state: State, batch: Batch, logged: Labels,
 
     model, metrics["loss/model"] = step(state.model, loss=lambda p: model_loss(nets, p, obs, actions, future, draws))
     policy, metrics["loss/policy"] = step(
-        state.policy, loss=lambda p: policy_loss(nets, p, obs, actor_goal, actions, draws)
+        state.policy,
+        loss=lambda p: nets.policy.loss(p, obs, actor_goal, actions, draws.policy_noise, draws.policy_time),
     )
     value, metrics["loss/value"] = step(
         state.value, loss=lambda p: value_loss(c, nets, p, obs, value_goal, logged.to_go)
@@ -271,11 +267,6 @@ def learn(c: Config, nets: Networks, state: State, batch: Batch, logged: Labels,
 # -- planning --------------------------------------------------------------------------------------------------------
 
 
-def propose(c: Config, nets: Networks, policy: Params, obs, goal, noise) -> jax.Array:
-    """The policy's actions [..., D] for noise [..., D]."""
-    return jnp.clip(euler(partial(apply, nets.policy, policy, obs, goal), noise, c.flow_steps), -1, 1)
-
-
 def foresee(c: Config, nets: Networks, model: Params, obs, actions, noise) -> jax.Array:
     """The n states after s_t and its first actions, side by side [..., E], for noise [..., E]."""
     return euler(partial(apply, nets.model, model, obs, actions), noise, c.flow_steps)
@@ -284,16 +275,16 @@ def foresee(c: Config, nets: Networks, model: Params, obs, actions, noise) -> ja
 def plan(c: Config, nets: Networks, state: State, obs, goal, policy_noise, model_noise) -> jax.Array:
     """Of M candidates, from noise [M, N, D] and [M, N, E], the actions [N, D] whose future the critic ranks first."""
     obs, goal = (repeat(x, len(policy_noise)) for x in (obs, goal))  # [M, N, O], [M, N, G]
-    actions = propose(c, nets, state.policy.params, obs, goal, policy_noise)  # [M, N, D]
+    actions = nets.policy.sample(state.policy.params, obs, goal, policy_noise)  # [M, N, D]
     futures = foresee(c, nets, state.model.params, obs, actions, model_noise)  # [M, N, E]
     rank = scalar(nets.critic, state.critic.params, futures, goal, actions)  # [M, N]
-    return jnp.take_along_axis(actions, rank.argmax(axis=0)[None, :, None], axis=0)[0]
+    return best(actions, rank)
 
 
 def act(c: Config, nets: Networks, state: State, obs: jax.Array, goal, key: jax.Array) -> jax.Array:
     """[N, O] -> [N, K, A] with K = execute."""
     policy_key, model_key = jax.random.split(key)
-    policy_noise = jax.random.normal(policy_key, (c.candidates, len(obs), nets.policy.out))
+    policy_noise = jax.random.normal(policy_key, (c.candidates, len(obs), nets.policy.net.out))
     model_noise = jax.random.normal(model_key, (c.candidates, len(obs), nets.model.out))
     actions = plan(c, nets, state, obs, goal, policy_noise, model_noise)
     return actions.reshape(len(obs), c.propose, -1)[:, : c.execute]
@@ -340,14 +331,14 @@ def make(c: Config, data: Dataset, seed: int) -> Planner:
     goal = None if data.goals is None else jnp.zeros((1, data.goals.shape[1]))
     nets = Networks(
         model=MLP(c.model_hidden, future.shape[1], c.layer_norm),
-        policy=MLP(c.policy_hidden, actions.shape[1], c.layer_norm),
+        policy=Flow(MLP(c.policy_hidden, actions.shape[1], c.layer_norm), c.flow_steps),
         value=MLP(c.value_hidden, 1, c.layer_norm),
         critic=MLP(c.value_hidden, 1, c.layer_norm),
     )
     keys = jax.random.split(initial_key(seed), 4)
     state = State(
         model=learner(initial(nets.model, keys[0], obs, actions, future, time), c.learning_rate),
-        policy=learner(initial(nets.policy, keys[1], obs, goal, actions, time), c.learning_rate),
+        policy=learner(initial(nets.policy.net, keys[1], obs, goal, actions, time), c.learning_rate),
         value=learner(initial(nets.value, keys[2], obs, goal), c.learning_rate),
         critic=learner(initial(nets.critic, keys[3], future, goal, actions), c.learning_rate),
     )

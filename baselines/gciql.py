@@ -21,6 +21,7 @@ from mac_bench.config import GoalMix, Settings
 from mac_bench.data import Dataset, ScalingKind, fit
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, follow, initial_key, learner
 from mac_bench.nn import MLP, Params, apply, ensemble, initial, scalar
+from mac_bench.policies import LOG_2PI
 from mac_bench.types import About, Batch, GoalSampling, Sampling
 
 VERSION = 1
@@ -32,7 +33,6 @@ ABOUT = About(
     deviations="reward-based tasks, which the released code does not know: no goal, rewards and ends from the data",
 )
 
-LOG_2PI = 1.8378770664093453
 LARGEST_WEIGHT = 100.0
 """of an AWR sample; the reference's value"""
 

@@ -29,8 +29,8 @@ import pydantic
 
 from mac_bench import gaussian
 from mac_bench.config import GoalMix
-from mac_bench.data import Dataset, ScalingKind, fit
-from mac_bench.gaussian import ModelNetworks, ModelSettings, WorldModel
+from mac_bench.data import Dataset, fit
+from mac_bench.gaussian import ModelNetworks, WalkSettings, WorldModel
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, follow, initial_key, learner
 from mac_bench.nn import MLP, Params, apply, initial, repeat, scalar
 from mac_bench.types import About, Batch, Forecast, GoalSampling, Sampling
@@ -47,34 +47,17 @@ ABOUT = About(
 )
 
 
-class Config(ModelSettings):
+class Config(WalkSettings):
     """Defaults are those of MAC's comparison."""
 
-    rollout_steps: int = pydantic.Field(default=10, gt=0)
-    """H, imagined actions"""
-    rollout_batch: int = pydantic.Field(default=1024, gt=0)
-    """imagined walks in one update, for the critic and for the actor each; from the first states of the batch"""
     expectile: float = pydantic.Field(default=0.5, gt=0, lt=1)
     """tau; below 1/2 is pessimistic"""
     lam: float = pydantic.Field(default=1.0, ge=0, le=1)
     """lambda of the return; at 1 all n-step returns weigh the same"""
     imagined_weight: float = pydantic.Field(default=0.95, ge=0, le=1)
     """of the critic's losses on imagined steps; the rest is of those on logged ones"""
-    discount: float = pydantic.Field(default=0.999, gt=0, lt=1)
-    tau: float = pydantic.Field(default=0.005, gt=0, le=1)
-    """rate of the slow critic"""
-    value_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
-    policy_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
-    batch_size: int = pydantic.Field(default=1024, gt=0)
     value_goals: GoalMix = GoalMix(current=0.2, future=0.5, random=0.3)
     actor_goals: GoalMix = GoalMix(current=0.0, future=0.5, random=0.5, geometric=True)
-    scaling: ScalingKind = "minmax"
-
-    @pydantic.model_validator(mode="after")
-    def _fits_together(self):
-        if self.rollout_batch > self.batch_size:
-            raise ValueError(f"rollout_batch is {self.rollout_batch}, more than batch_size {self.batch_size}")
-        return self
 
 
 class Networks(NamedTuple):

@@ -34,8 +34,8 @@ import pydantic
 
 from mac_bench import gaussian, returns
 from mac_bench.config import GoalMix
-from mac_bench.data import Dataset, ScalingKind, fit
-from mac_bench.gaussian import ModelNetworks, ModelSettings, WorldModel
+from mac_bench.data import Dataset, fit
+from mac_bench.gaussian import ModelNetworks, WalkSettings, WorldModel
 from mac_bench.jax_agent import JaxAgent, Learner, Method, descend, follow, initial_key, learner
 from mac_bench.nn import MLP, Params, initial, repeat, scalar
 from mac_bench.policies import Gaussian
@@ -56,7 +56,7 @@ MEMORY = 100
 """batches that the statistics of the disagreement reach back"""
 
 
-class Config(ModelSettings):
+class Config(WalkSettings):
     """Where the paper tunes per task, the defaults are ours; see ABOUT."""
 
     dynamics_training: Literal["joint", "pretrained"] = "pretrained"
@@ -69,31 +69,14 @@ class Config(ModelSettings):
     """standard deviations above its mean over the data that the disagreement may have"""
     halt_offset: float = pydantic.Field(default=0.0, ge=0)
     """how far the reward in HALT lies below the lowest of the data, at each step"""
-    rollout_steps: int = pydantic.Field(default=10, gt=0)
-    """H, imagined actions"""
-    rollout_batch: int = pydantic.Field(default=1024, gt=0)
-    """imagined walks in one update; they start from the first states of the batch"""
-    discount: float = pydantic.Field(default=0.999, gt=0, lt=1)
     lam: float = pydantic.Field(default=0.97, ge=0, le=1)
     """lambda of the return"""
-    tau: float = pydantic.Field(default=0.005, gt=0, le=1)
-    """rate of the slow value, which the walks' ends are bootstrapped from"""
     lowest_log_std: float = -1.0
     """of the policy: what keeps it trying"""
-    value_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
-    policy_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
-    batch_size: int = pydantic.Field(default=1024, gt=0)
     value_goals: GoalMix = GoalMix(current=0.2, future=0.5, random=0.3)
     """of imagined walks: value and policy learn from the same"""
     actor_goals: GoalMix = GoalMix(current=0.0, future=0.5, random=0.5, geometric=True)
     """of cloning"""
-    scaling: ScalingKind = "minmax"
-
-    @pydantic.model_validator(mode="after")
-    def _fits_together(self):
-        if self.rollout_batch > self.batch_size:
-            raise ValueError(f"rollout_batch is {self.rollout_batch}, more than batch_size {self.batch_size}")
-        return self
 
 
 class Networks(NamedTuple):
@@ -275,10 +258,7 @@ def forecast(c: Config, nets: Networks, state: State, obs: jax.Array, actions: j
 
 def halt_value(c: Config, data: Dataset) -> float:
     """r_halt / (1 - gamma); the lowest reward of a goal-conditioned task is that of not being there."""
-    if data.goals is not None:
-        lowest = -1.0 if c.goal_reward == "-1/0" else 0.0
-    else:
-        lowest = float(data.rewards.min()) if data.rewards is not None else 0.0
+    lowest = -c.goal_cost if data.rewards is None else float(data.rewards.min())
     return (lowest - c.halt_offset) / (1 - c.discount)
 
 

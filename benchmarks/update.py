@@ -9,10 +9,8 @@ A Dyna-style method's round of imagination, one in a thousand updates, is made s
 """
 
 import argparse
-import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +109,10 @@ def measure(name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds
     if model is not None and hasattr(model, "finish") and not model.ready:
         model.finish()  # the policy's training is what is measured, not the model's before it
     batch = logged.sample(agent.sampling, 0, 0)
-    update: Callable[[int], None] = lambda step: finished(agent.update(batch, step))  # noqa: E731
-    update(1)
+    finished(agent.update(batch, 1))
     began, number = time.perf_counter(), 0
     while number == 0 or time.perf_counter() - began < seconds:
-        update(2)
+        finished(agent.update(batch, 2))
         number += 1
     return agent, number / (time.perf_counter() - began), batch
 
@@ -137,7 +134,6 @@ def main() -> None:
     for title, (name, settings, sizes) in cases.items():
         if "rollout_every" in registry.module(name).Config.model_fields:
             settings = {"rollout_batch": 1024, **settings}
-        settings = json.loads(json.dumps(settings))
         agent, per_s, batch = measure(name, settings, sizes, options.seconds)
         flops = operations(agent, batch)
         print(

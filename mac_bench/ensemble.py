@@ -24,6 +24,8 @@ IMPROVEMENT = 0.01
 """relative fall of the held-out error that counts; the rule of MBPO and its descendants"""
 HOLDOUT = 1000
 """held-out transitions at most"""
+LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
+"""between which a sigmoid takes the log-deviation of the next scaled state; those of MAC's comparison"""
 
 
 class EnsembleSettings(Settings):

@@ -18,15 +18,12 @@ import jax.numpy as jnp
 import pydantic
 
 from mac_bench import ensemble
-from mac_bench.data import Dataset, Scalings
+from mac_bench.data import Dataset, ScalingKind, Scalings
 from mac_bench.dynamics import open_loop, reward_loss, success_loss
-from mac_bench.ensemble import IMPROVEMENT, EnsembleSettings
+from mac_bench.ensemble import IMPROVEMENT, LOG_STD_HIGH, LOG_STD_LOW, EnsembleSettings
 from mac_bench.jax_agent import Learner, descend, learner
 from mac_bench.nn import MLP, Params, apply, initial, scalar
 from mac_bench.types import Batch, Forecast
-
-LOWEST, HIGHEST = -5.0, 1.0
-"""log-deviation"""
 
 
 class ModelSettings(EnsembleSettings):
@@ -36,6 +33,29 @@ class ModelSettings(EnsembleSettings):
     """in all networks"""
     learning_rate: float = pydantic.Field(default=3e-4, gt=0)
     """of all networks"""
+
+
+class WalkSettings(ModelSettings):
+    """Of a method that walks H steps in the model from logged states, and learns a value and a policy there; the
+    defaults are those of MAC's comparison."""
+
+    rollout_steps: int = pydantic.Field(default=10, gt=0)
+    """H, imagined actions"""
+    rollout_batch: int = pydantic.Field(default=1024, gt=0)
+    """imagined walks for each loss of one update; they start from the first states of the batch"""
+    discount: float = pydantic.Field(default=0.999, gt=0, lt=1)
+    tau: float = pydantic.Field(default=0.005, gt=0, le=1)
+    """rate of the slow value or critic"""
+    value_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
+    policy_hidden: tuple[int, ...] = (1024, 1024, 1024, 1024)
+    batch_size: int = pydantic.Field(default=1024, gt=0)
+    scaling: ScalingKind = "minmax"
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self):
+        if self.rollout_batch > self.batch_size:
+            raise ValueError(f"rollout_batch is {self.rollout_batch}, more than batch_size {self.batch_size}")
+        return self
 
 
 class ModelNetworks(NamedTuple):
@@ -97,7 +117,7 @@ class WorldModel(NamedTuple):
 def _member(net: MLP, params: Params, obs: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean of the next state and log-deviation [N, O], by one member."""
     change, raw = jnp.split(apply(net, params, obs, actions), 2, axis=-1)
-    return obs + change, LOWEST + (HIGHEST - LOWEST) * jax.nn.sigmoid(raw)
+    return obs + change, LOG_STD_LOW + (LOG_STD_HIGH - LOG_STD_LOW) * jax.nn.sigmoid(raw)
 
 
 def predictions(
@@ -152,13 +172,13 @@ def outcome(
         success = (scalar(nets.outcome, world.success.params, obs, goal, actions) > 0).astype(jnp.float32)
     if world.reward is not None:
         return scalar(nets.outcome, world.reward.params, obs, goal, actions), 1 - success
-    return success - (c.goal_reward == "-1/0"), 1 - success
+    return success - c.goal_cost, 1 - success
 
 
 def logged(c: ModelSettings, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The same of the batch's first actions, from the data: reward and alive [B]."""
     if batch.goals is not None:
-        return batch.goals.reached - (c.goal_reward == "-1/0"), 1 - batch.goals.reached
+        return batch.goals.reached - c.goal_cost, 1 - batch.goals.reached
     alive = batch.alive[:, 0]
     return batch.rewards[:, 0], alive if c.termination == "learned" else jnp.ones_like(alive)
 

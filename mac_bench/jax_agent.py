@@ -22,7 +22,6 @@ import optax
 
 from mac_bench.config import Settings
 from mac_bench.data import Scaling, Scalings
-from mac_bench.data import fit as fit
 from mac_bench.files import read_checkpoint, write_checkpoint
 from mac_bench.nn import Params
 from mac_bench.types import Batch, Forecast, Metrics, Sampling

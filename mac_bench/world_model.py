@@ -13,14 +13,11 @@ from torch import Tensor, nn
 
 from mac_bench import ensemble
 from mac_bench.data import Dataset, Scalings
-from mac_bench.ensemble import IMPROVEMENT, EnsembleSettings
+from mac_bench.ensemble import IMPROVEMENT, LOG_STD_HIGH, LOG_STD_LOW, EnsembleSettings
 from mac_bench.ring import Transitions
 from mac_bench.torch_agent import Learner, tensors
 from mac_bench.torch_nn import MLP, log_density
 from mac_bench.types import Batch, Forecast
-
-LOG_STD_LOW, LOG_STD_HIGH = -5.0, 1.0
-"""between which a sigmoid takes the log-deviation of the next scaled state; those of MAC's comparison"""
 
 
 class Sizes(NamedTuple):

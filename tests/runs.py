@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from conftest import DATA, TASK
 
-from mac_bench import contract, registry
+from mac_bench import contract, evaluate, registry
 from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.files import read_arrays
 from mac_bench.record import RunFolder
@@ -29,6 +30,20 @@ def small_run(agent: str = "bc", *, task: str = TASK, steps: int = STEPS, seed: 
         settings=resolved.model_dump(mode="json"),
         evaluation=EvalConfig(every=steps // 2, episodes=2, parallel=2),
     )
+
+
+def stop_before_evaluation(monkeypatch) -> list[int]:
+    """SIGTERM to this process, once, as the first evaluation begins; the list is given the step when that happens."""
+    original, stopped = evaluate.Evaluator._wave, []
+
+    def interrupted(self, agent, starts, step, wave, beat):
+        if not stopped:
+            stopped.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, agent, starts, step, wave, beat)
+
+    monkeypatch.setattr(evaluate.Evaluator, "_wave", interrupted)
+    return stopped
 
 
 def numbers(folder: Path) -> dict:

@@ -14,6 +14,7 @@ from mac_bench.data import Dataset
 from mac_bench.errors import UserError
 from mac_bench.jax_agent import descend, learner
 from mac_bench.nn import MLP, scalar
+from mac_bench.policies import Flow
 from mac_bench.types import Batch, Goals
 
 LEARNED = ["model", "policy", "value", "critic"]
@@ -26,7 +27,7 @@ class Case:
     """The golden file in our types."""
 
     c = fmpc.Config(chunk=4, candidates=6, discount=0.97, targets="released", flow_steps=4, **SMALL)
-    nets = fmpc.Networks(MLP((16, 16), 20), MLP((16, 16), 2), MLP((16, 16), 1), MLP((16, 16), 1))
+    nets = fmpc.Networks(MLP((16, 16), 20), Flow(MLP((16, 16), 2), 4), MLP((16, 16), 1), MLP((16, 16), 1))
 
     def __init__(self):
         self.golden = golden = Golden("fmpc_goal")
@@ -68,7 +69,9 @@ class Case:
                 info["dynamics/flow_loss"],
             ),
             "policy": (
-                lambda p: fmpc.policy_loss(nets, p, b.obs, goals.actor, action, self.draws),
+                lambda p: nets.policy.loss(
+                    p, b.obs, goals.actor, action, self.draws.policy_noise, self.draws.policy_time
+                ),
                 info["bc_actor/flow_loss"],
             ),
             "value": (
@@ -132,7 +135,7 @@ def test_the_plan_is_the_candidate_whose_own_future_ranks_highest(with_goal):
 
     @jax.jit
     def one(a, b):  # a candidate and its rank, without any other candidate
-        actions = fmpc.propose(c, nets, state.policy.params, obs, goal, a)
+        actions = nets.policy.sample(state.policy.params, obs, goal, a)
         future = fmpc.foresee(c, nets, state.model.params, obs, actions, b)
         return actions, scalar(nets.critic, state.critic.params, future, goal, actions)
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pretraining import check_pretrained, same
 
 from baselines import leq
 from mac_bench import contract, gaussian, registry, returns
-from mac_bench.files import read_arrays
 from mac_bench.gaussian import ModelNetworks, WorldModel
 from mac_bench.jax_agent import learner
 from mac_bench.nn import MLP, initial, scalar
@@ -200,12 +200,6 @@ def batch_of(goals: bool, seed: int = 0, size: int = 16) -> Batch:
     )
 
 
-def same(a, b) -> bool:
-    return all(
-        (np.asarray(x) == np.asarray(y)).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
-
-
 @pytest.mark.parametrize("imagined_weight", [0.0, 1.0])
 def test_the_critic_learns_from_what_has_weight(imagined_weight):
     c, (nets, state, *_) = config(rollout_steps=2, imagined_weight=imagined_weight, termination="learned"), small(False)
@@ -244,29 +238,11 @@ def test_pretraining_comes_first_and_resumes_anywhere(tmp_path):
     settings |= {"model_updates": 4, "holdout_every": 2, "layer_norm": False}
     settings |= {"model_hidden": [], "value_hidden": [], "policy_hidden": []}
 
-    def make():
-        return registry.make("leq", settings, data, 0)
-
-    def train(agent, first: int, last: int) -> None:
-        for step in range(first, last + 1):
-            agent.update(data.sample(agent.sampling, 0, step), step)
-
-    whole = make()
+    whole = registry.make("leq", settings, data, 0)
     start = jax.tree.map(np.asarray, (whole.state.actor, whole.state.critic))
     for step in range(1, 8):
-        train(whole, step, step)
+        whole.update(data.sample(whole.sampling, 0, step), step)
         whole.save(tmp_path / f"{step}.npz", step)
         learned = not same(start, (whole.state.actor, whole.state.critic))
         assert learned is (step > 4)
-    after = [read_arrays(tmp_path / f"{step}.npz") for step in (4, 7)]
-    frozen = [name for name in after[0] if "world/" in name]
-    assert len(frozen) > 20 and all((after[0][name] == after[1][name]).all() for name in frozen)
-    states, stride = whole.forecast(data.observations[:5], np.zeros((5, 4, 2), np.float32))
-    assert states.shape == (5, 4, 4) and stride == 1
-    for stop in (3, 4, 5):
-        again = make()
-        assert again.load(tmp_path / f"{stop}.npz") == stop
-        train(again, stop + 1, 7)
-        again.save(tmp_path / "again.npz", 7)
-        for name, value in read_arrays(tmp_path / "again.npz").items():
-            np.testing.assert_array_equal(after[1][name], value, f"{name}, resumed at {stop}")
+    check_pretrained(lambda: registry.make("leq", settings, data, 0), data, tmp_path)

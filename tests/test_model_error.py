@@ -1,7 +1,6 @@
 """The model error: laws and hand numbers on fake models, and what a run records of it."""
 
 import math
-import os
 import signal
 from types import SimpleNamespace
 
@@ -9,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import STEPS, numbers, small_run
+from runs import STEPS, numbers, small_run, stop_before_evaluation
 
-from mac_bench import evaluate, events, registry
+from mac_bench import events, registry
 from mac_bench.config import Settings
 from mac_bench.contract import toy
 from mac_bench.data import SCALE_FLOOR, Dataset, fit
@@ -325,15 +324,7 @@ def test_stopped_between_its_model_error_and_its_evaluation_both_are_there_in_th
 ):
     run = small_run(foreseer("stopped", "0.2"))
     train(run, tmp_path / "whole", data_root)
-    original, stopped = evaluate.Evaluator._wave, []
-
-    def interrupted(self, agent, starts, step, wave, beat):
-        if not stopped:
-            stopped.append(step)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, agent, starts, step, wave, beat)
-
-    monkeypatch.setattr(evaluate.Evaluator, "_wave", interrupted)
+    stop_before_evaluation(monkeypatch)
     assert train(run, tmp_path / "cut", data_root) == ("stopped", signal.SIGTERM)
     assert [step for step, _ in model_errors(tmp_path / "cut" / run.id)] == [STEPS // 2]
     assert train(run, tmp_path / "cut", data_root, Options(checkpoint_minutes=0)).state == "finished"

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pretraining import check_pretrained, same
 
 from baselines import morel
 from mac_bench import contract, gaussian, registry, returns
 from mac_bench.data import Dataset
-from mac_bench.files import read_arrays
 from mac_bench.gaussian import ModelNetworks, WorldModel
 from mac_bench.jax_agent import learner
 from mac_bench.nn import MLP, initial
@@ -68,12 +68,6 @@ def batch_of(goals: bool = False, seed: int = 0, size: int = 16) -> Batch:
         np.ones((size, 1), np.float32),
         np.arange(size),
         Goals(value, actor, rng.integers(2, size=size).astype(np.float32), np.full(size, np.inf)) if goals else None,
-    )
-
-
-def same(a, b) -> bool:
-    return all(
-        (np.asarray(x) == np.asarray(y)).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
 
@@ -245,33 +239,15 @@ def test_cloning_then_planning_and_it_resumes_anywhere(tmp_path):
     settings = SMALL | {"members": 3, "elites": 2, "model_updates": 4, "holdout_every": 2}
     settings |= {"model_hidden": [], "value_hidden": [], "policy_hidden": []}
 
-    def make():
-        return registry.make("morel", settings, data, 0)
-
-    def train(agent, first: int, last: int) -> None:
-        for step in range(first, last + 1):
-            agent.update(data.sample(agent.sampling, 0, step), step)
-
-    whole = make()
+    whole = registry.make("morel", settings, data, 0)
     for step in range(1, 8):
         before = jax.tree.map(np.asarray, (whole.state.policy.params, whole.state.value.params))
-        train(whole, step, step)
+        whole.update(data.sample(whole.sampling, 0, step), step)
         whole.save(tmp_path / f"{step}.npz", step)
         assert not same(before[0], whole.state.policy.params)  # first it clones, then it plans
         assert same(before[1], whole.state.value.params) is (step <= 4)
     assert int(whole.state.known.batches) == 3
-    after = [read_arrays(tmp_path / f"{step}.npz") for step in (4, 7)]
-    frozen = [name for name in after[0] if "world/" in name]
-    assert len(frozen) > 20 and all((after[0][name] == after[1][name]).all() for name in frozen)
-    states, stride = whole.forecast(data.observations[:5], np.zeros((5, 4, 2), np.float32))
-    assert states.shape == (5, 4, 4) and stride == 1
-    for stop in (3, 4, 5):
-        again = make()
-        assert again.load(tmp_path / f"{stop}.npz") == stop
-        train(again, stop + 1, 7)
-        again.save(tmp_path / "again.npz", 7)
-        for name, value in read_arrays(tmp_path / "again.npz").items():
-            np.testing.assert_array_equal(after[1][name], value, f"{name}, resumed at {stop}")
+    check_pretrained(lambda: registry.make("morel", settings, data, 0), data, tmp_path)
 
 
 def test_cloning_raises_the_likelihood_of_the_data_and_only_before_the_plan():

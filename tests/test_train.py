@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from conftest import DATA, GOAL_TASK, TASK
-from runs import STEPS, arrays, numbers, small_run, start
+from runs import STEPS, arrays, numbers, small_run, start, stop_before_evaluation
 
 from mac_bench import files, registry
 from mac_bench.errors import UserError
@@ -76,21 +76,11 @@ def test_finished_runs_are_left_alone(tmp_path, data_root):
 
 
 def test_stopped_during_an_evaluation_it_is_made_up_for(tmp_path, data_root, monkeypatch):
-    from mac_bench import evaluate
-
     run = small_run()
     train(run, tmp_path / "whole", data_root)
-    original, beats = evaluate.Evaluator._wave, []
-
-    def interrupted(self, agent, starts, step, wave, beat):
-        if not beats:
-            beats.append(step)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, agent, starts, step, wave, beat)
-
-    monkeypatch.setattr(evaluate.Evaluator, "_wave", interrupted)
+    waves = stop_before_evaluation(monkeypatch)
     assert train(run, tmp_path / "cut", data_root) == ("stopped", signal.SIGTERM)
-    assert beats == [STEPS // 2] and ("evaluation", STEPS // 2) not in numbers(tmp_path / "cut" / run.id)
+    assert waves == [STEPS // 2] and ("evaluation", STEPS // 2) not in numbers(tmp_path / "cut" / run.id)
     assert train(run, tmp_path / "cut", data_root).state == "finished"
     assert numbers(tmp_path / "cut" / run.id) == numbers(tmp_path / "whole" / run.id)
 
