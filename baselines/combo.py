@@ -32,7 +32,8 @@ ABOUT = About(
     paper="Yu et al. 2021, arXiv 2102.08363",
     parity="laws and hand numbers: tests/test_combo.py; learning: tests/test_learning.py",
     defaults="what is COMBO's own: OfflineRL-Kit; what all share: MAC's comparison",
-    deviations="no Lagrange multiplier for beta; goals work",
+    deviations="the soft maximum of CQL and OfflineRL-Kit in place of the paper's expectation, over all samples; the "
+    "squared error is not halved, so that beta is twice the paper's; no Lagrange multiplier for beta; goals work",
 )
 
 

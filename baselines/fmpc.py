@@ -10,15 +10,15 @@ them, and choosing among their futures is enough. Four networks, each trained by
     value    V(s_t) towards the return-to-go of the logged episode              Monte Carlo, no bootstrapping
     critic   Q(s_{t+1} ... s_{t+n}, a) towards r + gamma^n V(s_{t+n})           the ranking; r the reward of the piece
 
-Of a goal d actions ahead in the same episode the return-to-go is gamma^d, of any other goal 0, and r is 1 where the
-goal lies inside the piece. These are in [0, 1], so V and Q are logits that cross-entropy (BCE) trains. Rewards of a
-task are no probabilities: BCE would cut off whatever lies outside of [0, 1] (of OGBench's rewards, none above 0, it
-would leave nothing), so reward-based tasks have the squared error and refuse BCE.
+Of a goal d actions ahead in the same episode the return-to-go is gamma^d, of any other goal 0, and r is gamma^d where
+the goal lies inside the piece, else 0. These are in [0, 1], so V and Q are logits that cross-entropy (BCE) trains.
+Rewards of a task are no probabilities: BCE would cut off whatever lies outside of [0, 1] (of OGBench's rewards, none
+above 0, it would leave nothing), so reward-based tasks have the squared error and refuse BCE.
 
 The released code computes other targets, to which `targets: released` switches. The return-to-go is not discounted: 1
-for every goal ahead, the plain sum of rewards, past the task's end. The critic takes V's logit for its probability,
-which makes 0 of every probability below one half. The reward of a piece is the mean of its discounted rewards, while V
-is a sum of them. The default is what the formulas above say.
+for every goal ahead, the plain sum of rewards, past the task's end; r is 1 for every goal in the piece. The critic
+takes V's logit for its probability, which makes 0 of every probability below one half. The reward of a piece is the
+mean of its discounted rewards, while V is a sum of them. The default is what the formulas above say.
 """
 
 from functools import partial
@@ -41,7 +41,7 @@ from mac_bench.nn import MLP, Params, apply, initial, repeat, scalar
 from mac_bench.policies import Flow, best
 from mac_bench.types import About, Array, Batch, Forecast, GoalSampling, Metrics, Sampling
 
-VERSION = 1
+VERSION = 2
 
 ABOUT = About(
     paper="D-MPC: Zhou et al., 2024, arXiv 2410.05364; its flow version F-MPC: Park et al., ICLR 2026 (MAC)",
@@ -177,7 +177,7 @@ def labels(c: Config, batch: Batch) -> Labels:
         reached, distance = batch.goals.reached, batch.goals.distance
         # gamma^inf = 0: a goal that does not lie ahead
         to_go = jnp.isfinite(distance).astype(jnp.float32) if released else c.discount**distance
-        return Labels(reached, 1 - reached, to_go)
+        return Labels(reached if released else reached * to_go, 1 - reached, to_go)
     alive = jnp.ones_like(batch.alive) if released else batch.alive
     reward = returns.chunk_reward(batch.rewards.piece, alive, c.discount, "mean" if released else "sum")
     return Labels(reward, alive[:, -1], batch.rewards.to_go)

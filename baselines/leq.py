@@ -40,9 +40,10 @@ ABOUT = About(
     paper="Park and Lee 2024, arXiv 2407.00699",
     parity="law, hand numbers: tests/test_leq.py; learning: tests/test_learning.py",
     defaults="MAC's comparison. LEQ's own release: lam 0.95, discount 0.997, expectile 0.1 to 0.5 per task, "
-    "imagined_weight 0.25, batch 256, learning rates 1e-4 (critic) and 3e-5 (actor), pretrained model of 4 x 200",
-    deviations="the imagined critic losses have gradient, which MAC's comparison lost; the actor learns nothing from "
-    "imagined states after the task's end; walks start from logged states, where LEQ's release also starts from "
+    "imagined_weight 0.25, tau 0.02, batch 256, learning rates 1e-4 (critic) and 3e-5 (actor), model of 4 x 200 first",
+    deviations="unlike MAC's comparison the dynamics start from 'nothing moves' (last layer times 0.01) and scaling is "
+    "fitted on the training data; the imagined critic losses have gradient, which it lost; the actor learns nothing "
+    "from imagined states after the task's end; walks start from logged states, where LEQ's release also starts from "
     "imagined ones and clones the policy first",
 )
 

@@ -35,7 +35,8 @@ ABOUT = About(
     parity="law and hand numbers: tests/test_mobile.py; learning: tests/test_learning.py",
     defaults="MAC's comparison, from its released code",
     deviations="the price is that of the whole Bellman target, so that it has the discount and ends with the task; "
-    "the codes leave both out",
+    "the codes leave both out; targets may be negative; goals work; unlike MAC's released code, the model learns from "
+    "as many logged steps as the policy from both kinds, and scaling is fitted on the training data",
 )
 
 

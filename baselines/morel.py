@@ -41,7 +41,7 @@ from mac_bench.nn import MLP, Params, initial, repeat, scalar
 from mac_bench.policies import Gaussian
 from mac_bench.types import About, Batch, Forecast, GoalSampling, Sampling
 
-VERSION = 1
+VERSION = 2
 ABOUT = About(
     paper="Kidambi et al. 2020, arXiv 2005.05951",
     parity="law, hand numbers: tests/test_morel.py; learning: tests/test_learning.py",
@@ -146,8 +146,8 @@ def threshold(known: Known, beta: float) -> jax.Array:
 def pessimistic(
     c: Config, halt: jax.Array, rewards: jax.Array, alive: jax.Array, unknown: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Rewards and alive [H, R] of a world in which `unknown` [H, R] steps lead to HALT."""
-    return rewards + c.discount * halt * unknown, alive * (1 - unknown)
+    """Rewards and alive [H, R] of a world in which `unknown` [H, R] steps lead to HALT, but after a task's end."""
+    return rewards + c.discount * halt * alive * unknown, alive * (1 - unknown)
 
 
 def walk(c: Config, nets: Networks, state: State, obs, goal, limit: jax.Array, key: jax.Array) -> Walk:
@@ -163,8 +163,9 @@ def walk(c: Config, nets: Networks, state: State, obs, goal, limit: jax.Array, k
     last, (states, actions, gap) = jax.lax.scan(step, obs, jax.random.split(key, c.rollout_steps))
     rewards, alive = gaussian.outcome(c, nets.model, state.world, states, repeat(goal, c.rollout_steps), actions)
     unknown = (gap > limit).astype(jnp.float32)
+    halted = alive * unknown
     rewards, alive = pessimistic(c, state.halt, rewards, alive, unknown)
-    return Walk(jnp.concatenate([states, last[None]]), actions, rewards, alive, unknown)
+    return Walk(jnp.concatenate([states, last[None]]), actions, rewards, alive, halted)
 
 
 def assess(c: Config, nets: Networks, state: State, walk: Walk, goal) -> tuple[jax.Array, jax.Array, jax.Array]:

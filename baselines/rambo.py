@@ -4,7 +4,7 @@ The claim: policy and model play a zero-sum game. The model is moved towards nex
 explain the data, so it becomes pessimistic exactly where the data leave it free; nothing is taken off the rewards.
 Once the model has been pretrained, each update of the policy goes with one of the model, on
 
-    lambda E_{s, a ~ pi, s' ~ P}[ A log P(s' | s, a) ]  -  E_D[ log P(s' | s, a) ]
+    lambda E_{s, a ~ pi, s' ~ P}[ A log P(s' | s, a) ]  -  2 E_D[ log P(s' | s, a) ]
     A = r + gamma alive min_j Q_j(s', mode of pi(s')) - min_j Q_j(s, a),    over its batch of mean 0 and deviation 1
 
 The first term's gradient is that of the policy's value in the model, by the score function: samples and advantages are
@@ -13,9 +13,9 @@ constants. P is the uniform mixture of the elites. While the model is pretrained
 Differences: the paper's model predicts the reward too; here that is a network of its own, so the adversary moves states
 only, and r is part of the baseline. The paper takes 1000 steps of the policy and 1000 of the model in turn, on walks
 made for them; here they go one by one, and the states are those of the imagined walks that the policy learns from.
-Lambda weighs the batch's mean, as in the authors' code, where a loss of one number per row is summed with the
-likelihood's; OfflineRL-Kit sums over 256 rows beside one likelihood, so that its 3e-4 is 0.0768 here, and mixes the
-elites in each dimension by itself.
+The second term is as in the authors' code, so that lambda means the same: the mean over rows and dimensions and the sum
+over members of (s' - mu)^2 / sigma^2 + 2 log sigma, which has no half. OfflineRL-Kit sums the first term over 256 rows,
+so that its 3e-4 is 0.0768 here, and mixes the elites in each dimension by itself.
 """
 
 import math
@@ -32,12 +32,13 @@ from mac_bench.torch_agent import TorchAgent, descend
 from mac_bench.torch_nn import gaussian, log_density
 from mac_bench.types import About, Batch, Metrics
 
-VERSION = 1
+VERSION = 2
 ABOUT = About(
     paper="Rigter et al. 2022, arXiv 2204.12581",
     parity="laws and hand numbers: tests/test_rambo.py; learning: tests/test_learning.py",
     defaults="what is RAMBO's own: the authors' code; what all share: MAC's comparison",
-    deviations="the adversary moves states, not rewards, and takes turns with the policy step by step; goals work",
+    deviations="the adversary moves states, not rewards, which have a network of their own, and takes turns with the "
+    "policy step by step; the model learns from as many logged steps as the policy from both kinds; goals work",
 )
 
 
@@ -77,7 +78,7 @@ class Rambo(Dyna):
         losses, metrics = self.sac.losses(steps, self.sac.target(steps, random), random)
         adversary = self.adversary_loss(imagined, random)
         likelihood = self.model.dynamics_loss(batch, random)
-        losses["dynamics"] = self.model.dynamics, likelihood + self.c.adversary_weight * adversary
+        losses["dynamics"] = self.model.dynamics, 2 * likelihood + self.c.adversary_weight * adversary
         return losses, {**metrics, "model/likelihood": likelihood.detach(), "model/adversary": adversary.detach()}
 
     def adversary_loss(self, states: Transitions, random: torch.Generator) -> Tensor:

@@ -3,12 +3,14 @@
     python benchmarks/horizon.py [--horizons 10 20 40 80] [--seeds 2] [--updates 3000] [--only MAC BC] [--out FOLDER]
 
 Every method gets the same data, networks, batch and number of updates; `horizon.yaml` has the settings. Each finished
-run is one line of FOLDER/horizon.csv, so that it can be stopped and called again. At the end a table, and a figure with
-the methods as lines and the seeds as bands (lowest to highest), as horizon.svg and horizon.png.
+run is one line of FOLDER/horizon.csv, so that it can be stopped and called again; what was run with other settings or
+another VERSION of an agent is run anew. At the end a table, and a figure with seeds as bands, horizon.svg and .png.
 """
 
 import argparse
 import csv
+import hashlib
+import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,8 +21,8 @@ import pandas as pd
 import yaml
 
 HERE = Path(__file__).parent
-COLUMNS = ["method", "horizon", "seed", "updates", "success", "regret", "seconds"]
-STYLES = {"chunk model": "-", "one-step model": "--", "planner": "-.", "model-free": ":"}
+KEY = ["method", "horizon", "seed", "updates", "settings"]
+COLUMNS = [*KEY, "success", "regret", "seconds"]
 
 
 class Run(NamedTuple):
@@ -53,40 +55,48 @@ def train(run: Run, goals: bool = False) -> dict[str, Any]:
     for step in range(1, run.updates + 1):
         agent.update(data.sample(agent.sampling, run.seed, step), step)
     score = toy.evaluate(agent, run.horizon, goals, episodes=100, seed=run.seed)
-    return {**run._asdict(), **score._asdict(), "seconds": round(time.perf_counter() - began, 1)}
+    return {
+        **run._asdict(),
+        "settings": settings_hash(run),
+        **score._asdict(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
 
 
-def draw(results: Any, folder: Path) -> None:  # a data frame; pandas' own types know less than its users
-    """The figure."""
-    import matplotlib
+def settings_hash(run: Run) -> str:
+    """What a result depends on beside the Run: a row of other settings, or of another VERSION, is not this one's."""
+    from mac_bench import registry
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    found = method(run.method)
+    content = json.dumps([found["settings"], registry.module(found["agent"]).VERSION], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def read(path: Path) -> Any:  # a data frame; pandas' own types know less than its users
+    """What there is so far."""
+    return pd.read_csv(path, dtype={"settings": str})
+
+
+def draw(results: Any, folder: Path) -> None:
+    """The figure, with a panel for each method, because lines at 0 and 100 % would hide one another."""
+    import altair
 
     content = yaml.safe_load((HERE / "horizon.yaml").read_text())["methods"]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    colours = pyplot.get_cmap("tab20").colors  # pyright: ignore[reportAttributeAccessIssue]
-    for colour, (name, about) in zip(colours, content.items(), strict=False):
-        rows = results[results["method"] == name].groupby("horizon")["success"]
-        if not len(rows):
-            continue
-        mean, low, high = rows.mean(), rows.min(), rows.max()
-        style = STYLES[about["kind"]]
-        axes.plot(mean.index, 100 * mean, style, color=colour, marker="o", markersize=3, label=name)
-        axes.fill_between(mean.index, 100 * low, 100 * high, color=colour, alpha=0.12, linewidth=0)
-    seeds, updates = results["seed"].nunique(), ", ".join(f"{n:,}" for n in sorted(results["updates"].unique()))
-    axes.set(
-        xscale="log",
-        xlabel="horizon: steps of the shortest way",
-        ylabel="success in %",
-        title=f"The lane, {updates} updates, mean of {seeds} seeds, bands from lowest to highest",
+    rows = results.assign(percent=100 * results["success"], kind=[content[name]["kind"] for name in results["method"]])
+    shown = [name for name in content if name in set(rows["method"])]
+    horizons = [int(horizon) for horizon in sorted(rows["horizon"].unique())]
+    x = altair.X("horizon:Q", title="horizon in steps").scale(type="log", base=2, nice=False)
+    y = altair.Y("mean(percent):Q", title="success in %").scale(domain=[0, 100])
+    colour = altair.Color("kind:N", title=None).scale(scheme="dark2").legend(orient="top")
+    chart = altair.Chart(rows).encode(x.axis(values=horizons, format="d"), color=colour)
+    band = chart.mark_area(opacity=0.2).encode(altair.Y("min(percent):Q"), altair.Y2("max(percent):Q"))
+    panel = altair.layer(band, chart.mark_line(point=True, clip=False).encode(y)).properties(width=140, height=90)
+    seeds, updates = rows["seed"].nunique(), ", ".join(f"{n:,}" for n in sorted(rows["updates"].unique()))
+    figure = panel.facet(altair.Facet("method:N", sort=shown, title=None), columns=4).properties(
+        title=f"The lane, after {updates} updates: mean of {seeds} seeds, bands from the lowest to the highest"
     )
-    axes.set_xticks(sorted(results["horizon"].unique()), [str(h) for h in sorted(results["horizon"].unique())])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", frameon=False, title="- chunk  -- one-step\n-. planner  : model-free")
     for kind in ("svg", "png"):
-        figure.savefig(folder / f"horizon.{kind}", dpi=150)
+        figure.save(folder / f"horizon.{kind}", scale_factor=2)
 
 
 def main() -> None:
@@ -106,19 +116,20 @@ def main() -> None:
     path = options.out / "horizon.csv"
     if not path.exists():
         path.write_text(",".join(COLUMNS) + "\n")
-    done = {Run(*row) for row in pd.read_csv(path)[list(Run._fields)].itertuples(index=False, name=None)}
     wanted = [
         Run(name, horizon, seed, options.updates)
         for seed in range(options.seeds)
         for horizon in options.horizons
         for name in options.only or methods
     ]
+    asked = pd.DataFrame([(*run, settings_hash(run)) for run in wanted], columns=KEY)
+    todo = asked.merge(read(path), how="left", on=KEY)["success"].isna()
     # one core for each run: the networks are small, and two runs side by side gain more than two cores for one
     os.environ |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
     os.environ["MAC_BENCH_TORCH_DEVICE"] = "cpu"
     with ProcessPoolExecutor(options.jobs) as pool, path.open("a") as file:
         writer = csv.DictWriter(file, COLUMNS)
-        for future in as_completed([pool.submit(train, run) for run in wanted if run not in done]):
+        for future in as_completed([pool.submit(train, run) for run, new in zip(wanted, todo, strict=True) if new]):
             row = future.result()
             writer.writerow(row)
             file.flush()
@@ -126,9 +137,9 @@ def main() -> None:
                 "{method:>14} {horizon:4d} seed {seed}: success {success:.2f} in {seconds:.0f} s".format(**row),
                 flush=True,
             )
-    results: Any = pd.read_csv(path)
-    results = results[results["updates"] == options.updates]
-    table = 100 * results.pivot_table(index="method", columns="horizon", values="success").reindex(methods).dropna()
+    results = asked.merge(read(path), on=KEY)
+    table = 100 * results.pivot_table(index="method", columns="horizon", values="success")
+    table = table.reindex([name for name in methods if name in table.index])
     print(f"\nsuccess in %, mean of {options.seeds} seeds, {options.updates} updates\n{table.round(0).to_string()}")
     draw(results, options.out)
 

@@ -83,7 +83,9 @@ def count(program: Any) -> int:  # a jaxpr, whose types say little
             left, product = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             total += 2 * math.prod(product) * math.prod(left[axis] for axis in contracted)
         repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        total += repeats * sum(count(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params))
+        inner = [count(program) for program in jax.extend.core.jaxprs_in_params(equation.params)]
+        # of two branches the later one is taken where the condition holds: here, that the model is ready
+        total += inner[-1] if equation.primitive.name == "cond" else repeats * sum(inner)
     return total
 
 
@@ -93,6 +95,17 @@ def parameters(agent: Any) -> int:
         learners = jax.tree.leaves(agent.state, is_leaf=lambda x: isinstance(x, Learner))
         return sum(x.size for each in learners if isinstance(each, Learner) for x in jax.tree.leaves(each.params))
     return sum(p.numel() for p in agent.method.parameters() if p.requires_grad)
+
+
+def finish_pretraining(agent: Any) -> None:
+    """The policy's training is what is measured, not the model's before it."""
+    if isinstance(agent, JaxAgent):
+        world = getattr(agent.state, "world", None)
+        if world is not None and world.fitting is not None:
+            done = world.fitting._replace(done=jnp.array(True))
+            agent.state = agent.state._replace(world=world._replace(fitting=done))
+    elif (model := getattr(getattr(agent, "method", None), "model", None)) is not None and not model.ready:
+        model.finish()
 
 
 def finished(metrics: Any) -> None:
@@ -105,9 +118,7 @@ def measure(name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds
     """An agent, its updates per second, and the batch."""
     logged = data(*sizes)
     agent = registry.make(name, settings, logged, 0)
-    model: Any = getattr(getattr(agent, "method", None), "model", None)
-    if model is not None and hasattr(model, "finish") and not model.ready:
-        model.finish()  # the policy's training is what is measured, not the model's before it
+    finish_pretraining(agent)
     batch = logged.sample(agent.sampling, 0, 0)
     finished(agent.update(batch, 1))
     began, number = time.perf_counter(), 0

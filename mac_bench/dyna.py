@@ -36,7 +36,7 @@ class DynaSettings(EnsembleSettings, SacSettings):
     rollout_every: int = pydantic.Field(default=1000, gt=0)
     """updates between two rounds"""
     retain: int = pydantic.Field(default=5, gt=0)
-    """rounds that the ring keeps"""
+    """rounds that the ring keeps; it is in every checkpoint: 405 MB at the defaults on cube-double"""
     real_fraction: float = pydantic.Field(default=0.5, gt=0, lt=1)
     """of logged steps in what the policy learns from; the rest is imagined"""
     batch_size: int = pydantic.Field(default=1024, gt=1)

@@ -38,7 +38,7 @@ class EnsembleSettings(Settings):
     elites: int = pydantic.Field(default=5, gt=0)
     """of them in use after pretraining; in joint training all are"""
     model_updates: int = pydantic.Field(default=100_000, gt=0)
-    """pretraining: at most so many updates"""
+    """pretraining: at most so many updates; they are part of the run's, which must be longer"""
     holdout_every: int = pydantic.Field(default=1000, gt=0)
     """pretraining: updates between two looks at the held-out error"""
     patience: int = pydantic.Field(default=5, gt=0)
@@ -57,8 +57,8 @@ class EnsembleSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _has_elites(self):
-        if self.elites > self.members:
-            raise ValueError(f"elites is {self.elites}, but the ensemble has {self.members} members")
+        if self.dynamics_training == "pretrained" and self.elites > self.members:
+            raise ValueError(f"elites is {self.elites}, but the ensemble has {self.members} members; set both")
         return self
 
 

@@ -1,4 +1,5 @@
-"""A one-step world model in JAX: an ensemble of Gaussians of the next state, a reward model, a success model.
+"""A one-step world model in JAX: an ensemble of Gaussians of the next state, a reward model, a success model. Its twin
+in PyTorch is `world_model.py`, whose dynamics start as the networks come, not from "nothing moves".
 
     dynamics    -log N(s_{t+1} | s_t + mu_i(s, a), sigma_i(s, a)) for each member i, scaled observations, per dimension
     reward      |r(s, a) - r_t|^2                                                   reward-based
@@ -283,7 +284,8 @@ def take_turns(learn_model: Learn, learn_policy: Learn, state: Any) -> tuple[Any
     """Both, from the same old parameters, where the model trains jointly; else the model until it is ready, and then
     the policy. `state.world` is a WorldModel; each changes only its own part of the state.
 
-    Metrics of the one whose turn it is not are 0.
+    Metrics of the one whose turn it is not are 0, and so is `model/best_error`, the held-out error of what is kept,
+    before the first look.
     """
     fitting = state.world.fitting
     if fitting is None:
@@ -301,9 +303,9 @@ def take_turns(learn_model: Learn, learn_policy: Learn, state: Any) -> tuple[Any
 
     state, metrics = jax.lax.cond(fitting.done, turn(learn_policy), turn(learn_model), state)
     now = state.world.fitting
-    # before the first look there is no error, and what is not finite would stop the run
+    # what is not finite would stop the run
     error = jnp.where(jnp.isfinite(now.error), now.error, 0).mean()
-    return state, metrics | {"model/ready": now.done.astype(jnp.float32), "model/holdout_error": error}
+    return state, metrics | {"model/ready": now.done.astype(jnp.float32), "model/best_error": error}
 
 
 # -- construction ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ the logged actions. This is the model-error figure of MAC (Park et al., ICLR 202
 `scale` is half the range of each dimension in the training data (the min-max scaling), whatever scaling a method trains
 with, so that methods can be compared. The yardstick is `still`, the error of predicting that nothing moves: a model
 above it is worse than none. A forecast that diverges has an error of inf or NaN: that is a finding, and is shown.
+
+The pieces are of the validation split, of which `dynamics_training: pretrained` also takes up to 1,000 transitions to
+choose parameters and elites by: no model was trained on them, but such a model was chosen by some of them.
 """
 
 import math

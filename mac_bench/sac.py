@@ -1,8 +1,8 @@
 """Soft actor-critic (Haarnoja et al., arXiv 1812.05905) in PyTorch, as the model-based methods use it.
 
     critic       |Q_i(s, a) - (r + gamma alive min_j Q'_j(s', a'))|^2,  a' ~ pi(s')           no entropy in the target
-    actor        tau log pi(a | s) - mean_i Q_i(s, a),  a ~ pi(s)
-    temperature  log tau moves the entropy of pi towards `target_entropy` A
+    actor        alpha log pi(a | s) - mean_i Q_i(s, a),  a ~ pi(s)
+    temperature  log alpha moves the entropy of pi towards `target_entropy` A
 
 The target without entropy, and the mean of the critics for the actor, are those of MAC's comparison.
 """

@@ -7,7 +7,8 @@ reward -1 for each, so that the horizon is the length and the best return is kno
     x' = clip(x + clip(a . h(x), -1, 1), 0, length),   h(x) = (cos, sin)(2 pi x / TURN),   obs = (x, h(x))
 
 The logged walkers go forwards or backwards with equal probability and change their mind every SWITCH steps or so:
-cloning them leads nowhere, no logged episode leads from end to end, and whoever composes the forward pieces arrives.
+cloning them leads nowhere, and whoever composes the forward pieces arrives. From 40 on no logged episode leads from end
+to end; of a lane of 20 one in eleven does, and of 10 nearly half, which still ask for knowing forwards from backwards.
 """
 
 from typing import NamedTuple

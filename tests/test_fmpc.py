@@ -194,10 +194,11 @@ def test_labels_of_goals_by_hand(case):
     distance, reached = np.array([0, 3, 4, np.inf], np.float32), np.array([1, 1, 0, 0], np.float32)
     batch = case.batch._replace(goals=Goals(None, None, reached, distance))
     reward, alive, to_go = fmpc.labels(fmpc.Config(chunk=4, discount=0.5), batch)
-    np.testing.assert_array_equal([reward, alive, to_go], [reached, 1 - reached, [1, 1 / 8, 1 / 16, 0]])
+    np.testing.assert_array_equal([reward, alive, to_go], [[1, 1 / 8, 0, 0], 1 - reached, [1, 1 / 8, 1 / 16, 0]])
     assert to_go.dtype == jnp.float32
     released = fmpc.labels(fmpc.Config(chunk=4, discount=0.5, targets="released"), batch)
     np.testing.assert_array_equal(released.to_go, [1, 1, 1, 0])
+    np.testing.assert_array_equal(released.reward, reached)
 
 
 def test_critic_target_and_value_loss_by_hand(case):

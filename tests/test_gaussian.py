@@ -298,4 +298,5 @@ def test_pretraining_ends_by_itself_and_beats_a_model_that_knows_nothing():
 
 def test_more_elites_than_members_are_refused():
     with pytest.raises(ValueError, match="elites is 6, but the ensemble has 5 members"):
-        ModelSettings(members=5, elites=6)
+        ModelSettings(dynamics_training="pretrained", members=5, elites=6)
+    assert ModelSettings(dynamics_training="joint", members=3).members == 3  # all serve: no elites to choose

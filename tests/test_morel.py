@@ -110,11 +110,11 @@ def test_halt_is_as_bad_as_the_worst_for_ever():
 
 def test_an_unknown_step_gives_its_reward_and_then_halt():
     c = morel.Config(discount=0.9, lam=0.5)
-    alive, unknown = column(1, 1, 1), column(0, 1, 0)
-    rewards, alive = morel.pessimistic(c, jnp.float32(-20), column(-1, -1, -1), alive, unknown)
-    np.testing.assert_allclose(rewards[:, 0], [-1, -19, -1])
-    np.testing.assert_array_equal(alive[:, 0], [1, 0, 1])
-    found = returns.lambda_returns(rewards, alive, column(7, 8, 9), c.discount, c.lam)
+    alive, unknown = column(1, 1, 1, 0), column(0, 1, 0, 1)
+    rewards, alive = morel.pessimistic(c, jnp.float32(-20), column(-1, -1, -1, -1), alive, unknown)
+    np.testing.assert_allclose(rewards[:, 0], [-1, -19, -1, -1])  # where the task has ended there is nothing to fear
+    np.testing.assert_array_equal(alive[:, 0], [1, 0, 1, 0])
+    found = returns.lambda_returns(rewards, alive, column(7, 8, 9, 0), c.discount, c.lam)
     # G_1 = -1 - 0.9 * 20, whatever follows;  G_0 = -1 + 0.9 (0.5 * 7 - 0.5 * 19)
     np.testing.assert_allclose(found[:2, 0], [-6.4, -19], rtol=1e-6)
 
@@ -134,19 +134,20 @@ def test_without_a_limit_the_world_is_the_model(goals):
         return gaussian.outcome(c, nets.model, state.world, states, goal, actions), means  # means [H, E, R, O]
 
     (rewards, alive), means = plain(free.states[:-1], free.actions)
-    assert not free.halted.any() and none.halted.all()
+    assert not free.halted.any()
+    np.testing.assert_array_equal(none.halted, alive)  # wherever the task has not ended
     np.testing.assert_allclose(free.rewards, rewards, rtol=1e-5)
     np.testing.assert_array_equal(free.alive, alive)
     assert alive.any() and (np.abs(free.actions) <= 1).all()
     # always HALT: the same walk, and at every step its reward and the value of HALT
     np.testing.assert_array_equal(none.states, free.states)
-    np.testing.assert_allclose(none.rewards, rewards - 0.9 * 20, rtol=1e-5)
+    np.testing.assert_allclose(none.rewards, rewards - 0.9 * 20 * alive, rtol=1e-5)
     assert not none.alive.any()
     # in between: where the elites in use disagree by more than the limit, and nowhere else
     gap = np.linalg.norm(means[:, 0] - means[:, 1], axis=-1)
     assert 0 < (gap > 1).mean() < 1
-    np.testing.assert_array_equal(some.halted, gap > 1)
-    np.testing.assert_allclose(some.rewards, np.where(gap > 1, rewards - 18, rewards), rtol=1e-5)
+    np.testing.assert_array_equal(some.halted, (gap > 1) * alive)
+    np.testing.assert_allclose(some.rewards, np.where(gap > 1, rewards - 18 * alive, rewards), rtol=1e-5)
     np.testing.assert_array_equal(some.alive, np.where(gap > 1, 0, alive))
 
 

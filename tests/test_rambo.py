@@ -150,7 +150,7 @@ def test_model_s_loss_is_likelihood_and_weighed_adversary(goals, weight):
     joined = Transitions.join(both)
     expected, _ = rambo.sac.losses(joined, rambo.sac.target(joined, stream), stream)
     adversary = rambo.adversary_loss(both[1], stream)
-    expected["dynamics"] = rambo.model.dynamics, rambo.model.dynamics_loss(batch, stream) + weight * adversary
+    expected["dynamics"] = rambo.model.dynamics, 2 * rambo.model.dynamics_loss(batch, stream) + weight * adversary
     losses, _ = rambo.policy_losses(batch, random())
     assert losses.keys() == expected.keys()
     for name in expected:
