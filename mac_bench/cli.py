@@ -337,10 +337,10 @@ def _collect(runs: Path, database: Path | None, rebuild: bool = False) -> Path:
 def _report(
     console: Console, suite: str, runs: Path, database: Path | None, kind: str = "text", out: Path | None = None
 ) -> None:
-    from mac_bench import overview, report, store
+    from mac_bench import overview, queries, report
 
     overview.membership(runs, suite)
-    built = report.build(store.results(_collect(runs, database), suite))
+    built = report.build(queries.results(_collect(runs, database), suite))
     if kind == "text":
         console.print(report.terminal(built))
     else:

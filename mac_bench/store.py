@@ -1,4 +1,4 @@
-"""Run folders -> one SQLite file, and what reports and the dashboard ask of it.
+"""Run folders -> one SQLite file; `queries.py` reads it.
 
 The folders are the truth and the database is an index of them: `collect` brings it up to date, `rebuild` makes it anew,
 and both give the same rows. One process writes; jobs never open it. Queries open it read-only.
@@ -8,24 +8,20 @@ import math
 import os
 import sqlite3
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Connection, Float, Integer, String, Table, event
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 
-from mac_bench.errors import UserError, unknown
-from mac_bench.events import OVERALL, Row, read_config, read_log, read_plan, read_state, read_unread
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from mac_bench.errors import UserError
+from mac_bench.events import Row, read_config, read_log, read_plan, read_state, read_unread
 
 SCHEMA = 1
 """bumped whenever a table changes; a database of another schema is refused"""
@@ -103,7 +99,7 @@ def collect(root: Path, database: Path, silence_s: float = math.inf) -> Collecte
         raise UserError(f"{root} holds neither run folders nor suites; name the folder that runs are written to")
     problems, lines, rows = [], 0, 0
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _open(database, "IMMEDIATE") as connection:
+    with connect(database, "IMMEDIATE") as connection:
         with connection.begin():
             _create(connection, database)
             removed = _plan(connection, root / "suites", {path.name for path in folders}, problems)
@@ -127,7 +123,7 @@ def rebuild(root: Path, database: Path, silence_s: float = math.inf) -> Collecte
         collected = collect(root, Path(aside) / database.name, silence_s)
         # under the old file's write lock: SQLite would take the journal of a killed or running collect, which lies
         # beside the database under a fixed name, for the new file's own
-        with _open(database, "IMMEDIATE") as connection, connection.begin():
+        with connect(database, "IMMEDIATE") as connection, connection.begin():
             if _pragma(connection, "application_id") != APPLICATION and not _is_empty(connection):
                 raise UserError(f"{database} is not a mac-bench database; name another file")
             os.replace(Path(aside) / database.name, database)
@@ -139,7 +135,7 @@ def _create(connection: Connection, database: Path) -> None:
         _tables.create_all(connection)
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION}")
         connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
-    _check(connection, database)
+    check(connection, database)
 
 
 def _plan(connection: Connection, suites: Path, folders: set[str], problems: list[str]) -> int:
@@ -210,145 +206,13 @@ def _forget(connection: Connection, run: str) -> None:
         connection.execute(sa.delete(table).where(table.c.run == run))
 
 
-def suites(database: Path) -> "DataFrame":
-    """One row per suite: name, about, average_last, runs (planned), finished."""
-    finished = sa.func.sum(sa.case((RUNS.c.state == "finished", 1), else_=0))
-    query = (
-        sa.select(SUITES, sa.func.count().label("runs"), finished.label("finished"))
-        .join_from(SUITES, MEMBERS, MEMBERS.c.suite == SUITES.c.name)
-        .join(RUNS, RUNS.c.id == MEMBERS.c.run)
-        .group_by(SUITES.c.name)
-    )
-    with _query(database) as connection:
-        return _frame(connection, query)
-
-
-def results(database: Path, suite: str) -> "DataFrame":
-    """One row per planned run of the suite, in its order: suite, average_last, label, run, what the runs table holds
-    (agent, task, seed, state, step, ...), score, averaged, complete, data, mujoco, ogbench.
-
-    `score` is the reported number: the mean over the last `average_last` evaluations of success, [0, 1], over all
-    evaluation tasks; `averaged` is how many there were; NaN and 0 before the first. `complete` says that the run is
-    finished and none of those evaluations is missing. `data`, `mujoco`, `ogbench` are the digests or versions of all
-    the run's attempts, joined by " + ". Raises UserError as all queries do: no database, not ours, no such suite.
-    """
-    with _query(database) as connection:
-        last = _average_last(connection, suite)
-        score = _scores(suite, last)
-        every = RUNS.c.config["evaluation", "every"].as_integer().label("every")
-        shown = [column for column in RUNS.c if column.name not in ("id", "config", "offset", "tail")]
-        query = (
-            sa.select(MEMBERS.c.label, MEMBERS.c.run, *shown, every, score.c.score, score.c.averaged, score.c.first)
-            .join_from(MEMBERS, RUNS, RUNS.c.id == MEMBERS.c.run)
-            .outerjoin(score, score.c.run == MEMBERS.c.run)
-            .where(MEMBERS.c.suite == suite)
-            .order_by(MEMBERS.c.position)
-        )
-        frame = _frame(connection, query)
-        begun = ATTEMPTS.c.run.in_(_members(suite)) & ATTEMPTS.c.start_time.is_not(None)
-        worlds = connection.execute(sa.select(ATTEMPTS.c.run, ATTEMPTS.c.environment).where(begun)).all()
-    for name in ("data", "mujoco", "ogbench"):
-        seen = defaultdict(set)
-        for run, environment in worlds:
-            seen[run].add(environment.get(name) or "unknown")
-        frame[name] = [" + ".join(sorted(seen[run])) or None for run in frame["run"]]
-    frame = frame.astype({"score": float, "first": float}).fillna({"averaged": 0}).astype({"averaged": int})
-    _mark_complete(frame, last)
-    frame.insert(0, "suite", suite)
-    frame.insert(1, "average_last", last)
-    return frame.drop(columns=["every", "first"])
-
-
-def _mark_complete(frame: "DataFrame", last: int) -> None:
-    """Finished, and each of the last evaluations there: one that was lost would let an earlier one take its place."""
-    planned = -(-frame["steps"] // frame["every"])  # the last update is always followed by an evaluation
-    wanted = planned.clip(upper=last)
-    first = ((planned - wanted + 1) * frame["every"]).clip(upper=frame["steps"])
-    there = (frame["averaged"] == wanted) & (frame["first"] >= first) & frame["score"].notna()
-    finished = frame["state"] == "finished"
-    frame["complete"] = finished & there
-    frame.loc[finished & ~there, "reason"] = "evaluations are missing from its log"
-
-
-def curves(database: Path, suite: str, every_task: bool = False) -> "DataFrame":
-    """One row per evaluation of the suite's runs, by run and step: label, run, agent, task, seed, state, eval_task,
-    step, episodes, attempt, success, return, length, seconds, time. `eval_task` is 0, the mean over the evaluation
-    tasks; with `every_task` there is a row for each of them too. Raises UserError as `results` does."""
-    own = [EVALUATIONS.c.task.label("eval_task"), *(c for c in EVALUATIONS.c if c.name not in ("run", "task"))]
-    of_run = [RUNS.c[name] for name in ("agent", "task", "seed", "state")]
-    query = (
-        sa.select(MEMBERS.c.label, MEMBERS.c.run, *of_run, *own)
-        .join_from(MEMBERS, RUNS, RUNS.c.id == MEMBERS.c.run)
-        .join(EVALUATIONS, EVALUATIONS.c.run == RUNS.c.id)
-        .where(MEMBERS.c.suite == suite, *([] if every_task else [EVALUATIONS.c.task == OVERALL]))
-        .order_by(MEMBERS.c.position, EVALUATIONS.c.task, EVALUATIONS.c.step)
-    )
-    with _query(database) as connection:
-        _average_last(connection, suite)
-        return _frame(connection, query)
-
-
-def metrics(database: Path, run: str) -> "DataFrame":
-    """One row per logged number of a run: name, step, value (NaN where it was not finite)."""
-    query = sa.select(METRICS.c.name, METRICS.c.step, METRICS.c.value).where(METRICS.c.run == run)
-    with _query(database) as connection:
-        return _frame(connection, query.order_by(METRICS.c.name, METRICS.c.step)).astype({"value": float})
-
-
-def attempts(database: Path, run: str) -> "DataFrame":
-    """One row per attempt of a run, with `environment` as a dict."""
-    with _query(database) as connection:
-        return _frame(connection, sa.select(ATTEMPTS).where(ATTEMPTS.c.run == run).order_by(ATTEMPTS.c.attempt))
-
-
-def _average_last(connection: Connection, suite: str) -> int:
-    known = {row.name: row.average_last for row in connection.execute(sa.select(SUITES))}
-    if suite not in known:
-        raise UserError(f"{unknown('suite', suite, known or ['none'])}; run 'mac-bench collect' first")
-    return known[suite]
-
-
-def _scores(suite: str, last: int) -> sa.Subquery:
-    """run, score, averaged, first (step) over the last evaluations; the untrained policy of step 0 is not a result."""
-    table = EVALUATIONS.c
-    rank = sa.func.row_number().over(partition_by=table.run, order_by=table.step.desc()).label("rank")
-    overall = (table.task == OVERALL) & (table.step > 0) & table.run.in_(_members(suite))
-    rows = sa.select(table.run, table.step, table.success, rank).where(overall).subquery()
-    count = sa.func.count()
-    # avg would pass over a null in silence
-    score = sa.case((sa.func.count(rows.c.success) == count, sa.func.avg(rows.c.success))).label("score")
-    query = sa.select(rows.c.run, score, count.label("averaged"), sa.func.min(rows.c.step).label("first"))
-    return query.where(rows.c.rank <= last).group_by(rows.c.run).subquery()
-
-
-def _members(suite: str) -> sa.Select:
-    return sa.select(MEMBERS.c.run).where(MEMBERS.c.suite == suite)
-
-
-def _frame(connection: Connection, query: sa.Select) -> "DataFrame":
-    import pandas  # takes longer to import than everything else here, and collecting does without
-
-    rows = connection.execute(query)
-    return pandas.DataFrame(rows.all(), columns=list(rows.keys()))
-
-
 @contextmanager
-def _query(database: Path) -> Iterator[Connection]:
-    """Read-only, one transaction, so that all of a query's statements see the same state."""
-    if not database.is_file():
-        raise UserError(f"no database {database}; run 'mac-bench collect' first")
-    with _open(database, "DEFERRED") as connection, connection.begin():
-        _check(connection, database)
-        yield connection
-
-
-@contextmanager
-def _open(database: Path, begin: Literal["DEFERRED", "IMMEDIATE"]) -> Iterator[Connection]:
+def connect(database: Path, begin: Literal["DEFERRED", "IMMEDIATE"]) -> Iterator[Connection]:
     """DEFERRED reads and cannot write; IMMEDIATE takes the write lock at the start of each transaction."""
     uri = f"{database.resolve().as_uri()}?mode={'ro' if begin == 'DEFERRED' else 'rwc'}"
     # isolation_level None: Python's sqlite3 begins nothing on its own, so that reads and DDL are in the transaction too
-    connect = partial(sqlite3.connect, uri, uri=True, timeout=BUSY_S, isolation_level=None)
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool)
+    opened = partial(sqlite3.connect, uri, uri=True, timeout=BUSY_S, isolation_level=None)
+    engine = sa.create_engine("sqlite://", creator=opened, poolclass=sa.NullPool)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(f"BEGIN {begin}"))
     try:
         with engine.connect() as connection:
@@ -374,7 +238,7 @@ ADVICE = {
 """what to do about SQLite's errors, by the beginning of their names"""
 
 
-def _check(connection: Connection, database: Path) -> None:
+def check(connection: Connection, database: Path) -> None:
     if _pragma(connection, "application_id") != APPLICATION:
         raise UserError(f"{database} is not a mac-bench database; name another file")
     if (schema := _pragma(connection, "user_version")) != SCHEMA:

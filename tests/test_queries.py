@@ -7,7 +7,7 @@ import sys
 import pytest
 from run_folders import a_whole_run, ended, evaluated, planned, started, write_run, write_suite
 
-from mac_bench import store
+from mac_bench import queries, store
 from mac_bench.errors import UserError
 
 
@@ -18,7 +18,7 @@ def test_the_score_is_the_mean_of_the_last_evaluations_and_never_the_best(root, 
         root, planned(1), [started(), evaluated(0, 1.0), evaluated(250, 0.3), evaluated(500, 0.5)], "running", 600
     )
     store.collect(root, database)
-    frame = store.results(database, "first")
+    frame = queries.results(database, "first")
     assert frame["label"].tolist() == ["MAC", "MAC", "BC"]
     assert frame["score"].tolist() == pytest.approx([0.3, 0.4, math.nan], nan_ok=True)  # step 0 does not count
     assert frame["averaged"].tolist() == [3, 2, 0]
@@ -33,7 +33,7 @@ def test_a_finished_run_without_one_of_its_last_evaluations_is_not_complete(root
     lines = [line for line in a_whole_run() if line["kind"] != "evaluation" or line["step"] != 250 * (lost + 1)]
     write_run(root, planned(), lines)
     store.collect(root, database)
-    row = store.results(database, "first").iloc[0]
+    row = queries.results(database, "first").iloc[0]
     assert (row["state"], row["complete"], row["reason"]) == ("finished", False, "evaluations are missing from its log")
 
 
@@ -41,7 +41,7 @@ def test_an_evaluation_without_a_number_gives_no_score(root, database):
     write_suite(root, [("MAC", planned())])
     write_run(root, planned(), [*a_whole_run()[:-2], evaluated(1000, 0.5, None), ended(1000)])
     store.collect(root, database)
-    row = store.results(database, "first").iloc[0]
+    row = queries.results(database, "first").iloc[0]
     assert math.isnan(row["score"])
     assert not row["complete"]
 
@@ -52,7 +52,7 @@ def test_steps_that_the_interval_does_not_divide_still_make_a_complete_run(root,
     write_suite(root, [("MAC", run)], average_last=average_last)
     write_run(root, run, [started(), evaluated(250, 0.1), evaluated(500, 0.2), evaluated(600, 0.4), ended(600)])
     store.collect(root, database)
-    row = store.results(database, "first").iloc[0]
+    row = queries.results(database, "first").iloc[0]
     assert (row["score"], row["complete"]) == (pytest.approx(score), True)
 
 
@@ -61,27 +61,27 @@ def test_versions_of_all_attempts_are_kept(root, database):
     loading_failed = ended(0, "failed", attempt=4)  # without a start there is no environment, and no number came of it
     write_run(root, planned(), [started(), started(2, mujoco="4.0.0"), started(3, mujoco=None), loading_failed])
     store.collect(root, database)
-    assert store.results(database, "first").iloc[0]["mujoco"] == "3.3.7 + 4.0.0 + unknown"
-    assert store.attempts(database, planned().id)["attempt"].tolist() == [1, 2, 3, 4]
+    assert queries.results(database, "first").iloc[0]["mujoco"] == "3.3.7 + 4.0.0 + unknown"
+    assert queries.attempts(database, planned().id)["attempt"].tolist() == [1, 2, 3, 4]
 
 
 def test_curves_are_the_evaluations_in_order(root, database):
     write_suite(root, [("MAC", planned())])
     write_run(root, planned(), [evaluated(500, 0.2, 0.4), evaluated(250, 0.0, 0.2)])
     store.collect(root, database)
-    frame = store.curves(database, "first")
+    frame = queries.curves(database, "first")
     assert frame[["label", "eval_task", "step", "success"]].to_numpy().tolist() == [
         ["MAC", 0, 250, pytest.approx(0.1)],
         ["MAC", 0, 500, pytest.approx(0.3)],
     ]
-    assert store.curves(database, "first", every_task=True)["eval_task"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert queries.curves(database, "first", every_task=True)["eval_task"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_suites_are_listed_with_their_progress(root, database):
     write_suite(root, [("MAC", planned()), ("MAC", planned(1))])
     write_run(root, planned(), a_whole_run())
     store.collect(root, database)
-    assert store.suites(database).to_dict("records") == [
+    assert queries.suites(database).to_dict("records") == [
         {"name": "first", "about": "", "average_last": 2, "runs": 2, "finished": 1}
     ]
 
@@ -91,11 +91,11 @@ def test_queries_cannot_write(root, database):
     store.collect(root, database)
     os.chmod(database, 0o444)
     before = database.read_bytes()
-    store.results(database, "first")
+    queries.results(database, "first")
     assert database.read_bytes() == before
     with (
         pytest.raises(UserError, match="cannot be written"),
-        store._open(database, "DEFERRED") as connection,
+        store.connect(database, "DEFERRED") as connection,
         connection.begin(),
     ):
         connection.exec_driver_sql("DELETE FROM runs")
@@ -103,23 +103,23 @@ def test_queries_cannot_write(root, database):
 
 def test_errors_say_what_to_do(root, database, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no database .*results\.db; run 'mac-bench collect' first"):
-        store.results(database, "first")
+        queries.results(database, "first")
     with pytest.raises(UserError, match="holds neither run folders nor suites"):
         store.collect(root, database)
     write_suite(root, [("MAC", planned())])
     store.collect(root, database)
     with pytest.raises(UserError, match="no suite 'x'; there are: first; run 'mac-bench collect' first"):
-        store.results(database, "x")
+        queries.results(database, "x")
     other = tmp_path / "other.db"
     other.write_text("no database at all, but a thesis")
     for use in (store.collect, store.rebuild):
         with pytest.raises(UserError, match=r"other\.db is not a mac-bench database; name another file"):
             use(root, other)
     with pytest.raises(UserError, match="is not a mac-bench database"):
-        store.results(other, "first")
+        queries.results(other, "first")
     assert other.read_text() == "no database at all, but a thesis"
     monkeypatch.setattr(store, "BUSY_S", 0.05)
-    with store._open(database, "IMMEDIATE") as connection, connection.begin():
+    with store.connect(database, "IMMEDIATE") as connection, connection.begin():
         for use in (store.collect, store.rebuild):
             with pytest.raises(UserError, match="is being written by another process"):
                 use(root, database)
@@ -144,11 +144,11 @@ def test_another_schema_is_refused_and_rebuilding_helps(root, database):
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA user_version = 999")
     connection.close()
-    for use in (lambda: store.results(database, "first"), lambda: store.collect(root, database)):
+    for use in (lambda: queries.results(database, "first"), lambda: store.collect(root, database)):
         with pytest.raises(UserError, match="has schema 999, this version reads 1; run 'mac-bench collect --rebuild'"):
             use()
     store.rebuild(root, database)
-    assert len(store.results(database, "first")) == 1
+    assert len(queries.results(database, "first")) == 1
 
 
 def test_collecting_imports_neither_pandas_nor_a_framework():

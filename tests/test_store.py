@@ -24,7 +24,7 @@ from run_folders import (
     write_suite,
 )
 
-from mac_bench import store
+from mac_bench import queries, store
 from mac_bench.config import RunConfig
 from mac_bench.errors import UserError
 
@@ -129,7 +129,7 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(root, database):
     run = planned()
     write_run(root, run, [measured(250, loss=None, other=math.nan, third=1.0)])
     store.collect(root, database)
-    values = store.metrics(database, run.id).set_index("name")["value"]
+    values = queries.metrics(database, run.id).set_index("name")["value"]
     assert values.isna().to_dict() == {"loss": True, "other": True, "third": False, "updates_per_s": False}
 
 
@@ -202,7 +202,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import sqlalchemy.event, sqlalchemy.engine
-from mac_bench import store
+from mac_bench import queries, store
 root, database, fatal, left = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "after_cursor_execute")
 def kill(connection, cursor, statement, *_):
@@ -252,7 +252,7 @@ def interrupted(root, database, tmp_path) -> Path:
 
 def test_a_reader_says_that_a_collect_was_killed_and_a_collect_puts_it_right(root, database, interrupted):
     with pytest.raises(UserError, match="left by a collect that was killed; run 'mac-bench collect' first"):
-        store.results(interrupted, "first")
+        queries.results(interrupted, "first")
     store.collect(root, interrupted)
     assert_same_rows(interrupted, database)
 
@@ -267,10 +267,10 @@ def test_planned_runs_wait_until_they_begin_and_again_when_their_folder_is_gone(
     run = planned()
     write_suite(root, [("MAC", run), ("BC", planned(agent="bc"))])
     assert store.collect(root, database).waiting == 2
-    assert store.results(database, "first")["state"].tolist() == ["waiting", "waiting"]
+    assert queries.results(database, "first")["state"].tolist() == ["waiting", "waiting"]
     write_run(root, run, a_whole_run())
     assert store.collect(root, database).waiting == 1
-    assert store.results(database, "first")["state"].tolist() == ["finished", "waiting"]
+    assert queries.results(database, "first")["state"].tolist() == ["finished", "waiting"]
     shutil.rmtree(root / run.id)
     collected = store.collect(root, database)
     assert (collected.waiting, collected.removed) == (2, 1)

@@ -1,0 +1,300 @@
+"""What reports, notebooks and the dashboard ask of `results.db`: tidy pandas frames, filtered in SQL, read-only.
+
+All of them raise UserError where there is no database, where it is not ours, or where it has no such suite or run.
+`**where` narrows a suite down by label, run, agent, task, seed or state: one value, several, or None for all.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from mac_bench.errors import UserError, unknown
+from mac_bench.events import OVERALL
+from mac_bench.store import ATTEMPTS, EVALUATIONS, MEMBERS, METRICS, RUNS, SUITES, check, connect
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Some = str | int | Iterable[str] | Iterable[int] | None
+"""A filter: one value, several, or None for all."""
+
+OF_RUN = ("agent", "task", "seed", "state")
+"""what every row of a suite's runs says, after its label and its run"""
+WORLD = ("data", "mujoco", "ogbench")
+"""what of an attempt's environment decides whether two numbers may be compared"""
+
+
+# -- suites and runs -------------------------------------------------------------------------------------------------
+
+
+def suites(database: Path) -> "DataFrame":
+    """One row per suite: name, about, average_last, runs (planned), finished."""
+    finished = sa.func.sum(sa.case((RUNS.c.state == "finished", 1), else_=0))
+    query = (
+        sa.select(SUITES, sa.func.count().label("runs"), finished.label("finished"))
+        .join_from(SUITES, MEMBERS, MEMBERS.c.suite == SUITES.c.name)
+        .join(RUNS, RUNS.c.id == MEMBERS.c.run)
+        .group_by(SUITES.c.name)
+    )
+    with _query(database) as connection:
+        return _frame(connection, query)
+
+
+def results(database: Path, suite: str, **where: Some) -> "DataFrame":
+    """One row per planned run of the suite, in its order: suite, average_last, label, run, what the runs table holds
+    (agent, task, seed, state, step, ...), score, averaged, complete, data, mujoco, ogbench.
+
+    `score` is the reported number: the mean over the last `average_last` evaluations of success, [0, 1], over all
+    evaluation tasks; `averaged` is how many there were; NaN and 0 before the first. `complete` says that the run is
+    finished and none of those evaluations is missing. `data`, `mujoco`, `ogbench` are the digests or versions of all
+    the run's attempts, joined by " + ".
+    """
+    with _query(database) as connection:
+        last = _average_last(connection, suite)
+        every = RUNS.c.config["evaluation", "every"].as_integer().label("every")
+        known = ("id", "config", "offset", "tail", *OF_RUN)
+        shown = [column for column in RUNS.c if column.name not in known]
+        query = _of_suite(suite, [*shown, every, *_score(last)], **where).order_by(MEMBERS.c.position)
+        frame = _frame(connection, query)
+        begun = ATTEMPTS.c.run.in_(_members(suite)) & ATTEMPTS.c.start_time.is_not(None)
+        versions = [ATTEMPTS.c.environment[name].as_string().label(name) for name in WORLD]
+        worlds = connection.execute(sa.select(ATTEMPTS.c.run, *versions).where(begun)).all()
+    for name in WORLD:
+        seen = defaultdict(set)
+        for world in worlds:
+            seen[world.run].add(getattr(world, name) or "unknown")
+        frame[name] = [" + ".join(sorted(seen[run])) or None for run in frame["run"]]
+    frame = frame.astype({"score": float, "first": float}).fillna({"averaged": 0}).astype({"averaged": int})
+    _mark_complete(frame, last)
+    frame.insert(0, "suite", suite)
+    frame.insert(1, "average_last", last)
+    return frame.drop(columns=["every", "first"])
+
+
+def _mark_complete(frame: "DataFrame", last: int) -> None:
+    """Finished, and each of the last evaluations there: one that was lost would let an earlier one take its place."""
+    planned = -(-frame["steps"] // frame["every"])  # the last update is always followed by an evaluation
+    wanted = planned.clip(upper=last)
+    first = ((planned - wanted + 1) * frame["every"]).clip(upper=frame["steps"])
+    there = (frame["averaged"] == wanted) & (frame["first"] >= first) & frame["score"].notna()
+    finished = frame["state"] == "finished"
+    frame["complete"] = finished & there
+    frame.loc[finished & ~there, "reason"] = "evaluations are missing from its log"
+
+
+def run(database: Path, run: str) -> dict[str, Any]:
+    """One run: what the runs table holds, `config` as a dict, and `suites`, the names and labels that it has there."""
+    with _query(database) as connection:
+        row = connection.execute(sa.select(RUNS).where(RUNS.c.id == run)).mappings().one_or_none()
+        if row is None:
+            raise UserError(f"no run '{run}' in {database}; run 'mac-bench collect' first, or name another")
+        named = connection.execute(sa.select(MEMBERS.c.suite, MEMBERS.c.label).where(MEMBERS.c.run == run)).all()
+    return {**row, "suites": [(member.suite, member.label) for member in named]}
+
+
+# -- what was recorded -----------------------------------------------------------------------------------------------
+
+
+def curves(database: Path, suite: str, every_task: bool = False, **where: Some) -> "DataFrame":
+    """One row per evaluation of the suite's runs, by run and step: label, run, agent, task, seed, state, eval_task,
+    step, episodes, attempt, success, return, length, seconds, time. `eval_task` is 0, the mean over the evaluation
+    tasks; with `every_task` there is a row for each of them too."""
+    own = [EVALUATIONS.c.task.label("eval_task"), *(c for c in EVALUATIONS.c if c.name not in ("run", "task"))]
+    query = (
+        _of_suite(suite, own, **where)
+        .join(EVALUATIONS, EVALUATIONS.c.run == MEMBERS.c.run)
+        .where(*([] if every_task else [EVALUATIONS.c.task == OVERALL]))
+        .order_by(MEMBERS.c.position, EVALUATIONS.c.task, EVALUATIONS.c.step)
+    )
+    with _query(database) as connection:
+        _average_last(connection, suite)
+        return _frame(connection, query)
+
+
+def measured(database: Path, suite: str, names: Some = None, **where: Some) -> "DataFrame":
+    """One row per logged number of these names (None: of all), by run, name and step: label, run, agent, task, seed,
+    state, name, step, value (NaN where it was not finite)."""
+    query = (
+        _of_suite(suite, [METRICS.c.name, METRICS.c.step, METRICS.c.value], **where)
+        .join(METRICS, METRICS.c.run == MEMBERS.c.run)
+        .where(*_among(METRICS.c.name, names))
+        .order_by(MEMBERS.c.position, METRICS.c.name, METRICS.c.step)
+    )
+    with _query(database) as connection:
+        _average_last(connection, suite)
+        return _frame(connection, query).astype({"value": float})
+
+
+def metrics(database: Path, run: str) -> "DataFrame":
+    """One row per logged number of a run: name, step, value (NaN where it was not finite)."""
+    query = sa.select(METRICS.c.name, METRICS.c.step, METRICS.c.value).where(METRICS.c.run == run)
+    with _query(database) as connection:
+        return _frame(connection, query.order_by(METRICS.c.name, METRICS.c.step)).astype({"value": float})
+
+
+def evaluations(database: Path, run: str) -> "DataFrame":
+    """One row per evaluation task and evaluation of a run: task (0: the mean over all), step, attempt, time, ..."""
+    query = sa.select(EVALUATIONS).where(EVALUATIONS.c.run == run)
+    with _query(database) as connection:
+        return _frame(connection, query.order_by(EVALUATIONS.c.task, EVALUATIONS.c.step))
+
+
+def attempts(database: Path, run: str) -> "DataFrame":
+    """One row per attempt of a run, with `environment` as a dict."""
+    with _query(database) as connection:
+        return _frame(connection, sa.select(ATTEMPTS).where(ATTEMPTS.c.run == run).order_by(ATTEMPTS.c.attempt))
+
+
+# -- what it cost ----------------------------------------------------------------------------------------------------
+
+
+def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "DataFrame":
+    """One row per run of the suite: label, run, agent, task, seed, state, steps, step, updates_per_s, attempts,
+    seconds (of all attempts that ended, and of evaluations beyond them), evaluating (seconds of that), device,
+    to_target (seconds of attempts until the first evaluation with a success of at least `target`; NaN before it)."""
+    spent = sa.func.max(sa.func.coalesce(ATTEMPTS.c.end_time, RUNS.c.heartbeat) - ATTEMPTS.c.start_time, 0)
+    own = ATTEMPTS.c.run == MEMBERS.c.run
+    reached = (
+        sa.select(sa.func.min(EVALUATIONS.c.time))
+        .where(EVALUATIONS.c.run == MEMBERS.c.run, EVALUATIONS.c.task == OVERALL, EVALUATIONS.c.success >= target)
+        .scalar_subquery()
+    )
+    # of attempts before the one that got there all counts, and of that one what lies before
+    until = sa.func.max(sa.func.min(sa.func.coalesce(ATTEMPTS.c.end_time, reached), reached) - ATTEMPTS.c.start_time, 0)
+    columns = [
+        RUNS.c.steps,
+        RUNS.c.step,
+        RUNS.c.updates_per_s,
+        sa.select(sa.func.count()).where(own).scalar_subquery().label("attempts"),
+        sa.select(sa.func.sum(spent)).where(own).scalar_subquery().label("seconds"),
+        sa.select(sa.func.sum(EVALUATIONS.c.seconds))
+        .where(EVALUATIONS.c.run == MEMBERS.c.run, EVALUATIONS.c.task == OVERALL)
+        .scalar_subquery()
+        .label("evaluating"),
+        sa.select(sa.func.max(ATTEMPTS.c.environment["device"].as_string()))
+        .where(own)
+        .scalar_subquery()
+        .label("device"),
+        sa.select(sa.func.sum(until)).where(own).scalar_subquery().label("to_target"),
+    ]
+    with _query(database) as connection:
+        _average_last(connection, suite)
+        frame = _frame(connection, _of_suite(suite, columns, **where).order_by(MEMBERS.c.position))
+    numbers = ["updates_per_s", "seconds", "evaluating", "to_target"]
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+# -- for notebooks ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Results:
+    """A database, for notebooks: `mac_bench.results().runs(task="cube-double-play-oraclerep-v0")`.
+
+    Each method gives one tidy frame over the named suite, or over all suites, with the column `suite` first. The other
+    arguments filter in SQL, by one value or several.
+    """
+
+    database: Path
+
+    def suites(self) -> "DataFrame":
+        """See `suites`."""
+        return suites(self.database)
+
+    def runs(self, suite: Some = None, **where: Some) -> "DataFrame":
+        """One row per run, with its reported number; see `results`."""
+        return self._over(suite, lambda name: results(self.database, name, **where))
+
+    def evaluations(self, suite: Some = None, every_task: bool = False, **where: Some) -> "DataFrame":
+        """One row per evaluation; see `curves`."""
+        return self._over(suite, lambda name: curves(self.database, name, every_task, **where))
+
+    def metrics(self, names: Some = None, suite: Some = None, **where: Some) -> "DataFrame":
+        """One row per logged number; see `measured`."""
+        return self._over(suite, lambda name: measured(self.database, name, names, **where))
+
+    def _over(self, suite: Some, query: Callable[[str], "DataFrame"]) -> "DataFrame":
+        import pandas
+
+        names = suites(self.database)["name"].tolist() if suite is None else [str(name) for name in _listed(suite)]
+        if not names:
+            raise UserError(f"{self.database} holds no suite yet; start one with `mac-bench run SUITE`")
+        frames = {name: query(name) for name in names}
+        for name, frame in frames.items():
+            if "suite" not in frame:
+                frame.insert(0, "suite", name)
+        return pandas.concat(frames.values(), ignore_index=True)
+
+
+# -- parts of queries ------------------------------------------------------------------------------------------------
+
+
+def _average_last(connection: Connection, suite: str) -> int:
+    known = {row.name: row.average_last for row in connection.execute(sa.select(SUITES))}
+    if suite not in known:
+        raise UserError(f"{unknown('suite', suite, known or ['none'])}; run 'mac-bench collect' first")
+    return known[suite]
+
+
+def _of_suite(suite: str, columns: Iterable[sa.ColumnElement], **where: Some) -> sa.Select:
+    """label, run, agent, task, seed, state and `columns` of a suite's runs."""
+    named = {"label": MEMBERS.c.label, "run": MEMBERS.c.run} | {name: RUNS.c[name] for name in OF_RUN}
+    if wrong := where.keys() - named:
+        raise UserError(f"{unknown('filter', sorted(wrong)[0], named)}")
+    query = sa.select(*named.values(), *columns).join_from(MEMBERS, RUNS, RUNS.c.id == MEMBERS.c.run)
+    conditions = [condition for name, values in where.items() for condition in _among(named[name], values)]
+    return query.where(MEMBERS.c.suite == suite, *conditions)
+
+
+def _listed(values: Any) -> list[Any]:
+    return [values] if isinstance(values, str | int) else list(values)
+
+
+def _among(column: sa.ColumnElement, values: Some) -> list[sa.ColumnElement[bool]]:
+    return [] if values is None else [column.in_(_listed(values))]
+
+
+def _score(last: int) -> list[sa.ColumnElement]:
+    """score, averaged, first (step) over a run's last evaluations; the untrained policy of step 0 is not a result.
+
+    Asked for run by run, because the key leads straight to a run's last rows: no other row is read.
+    """
+    table = EVALUATIONS.c
+    mine = (table.run == MEMBERS.c.run, table.task == OVERALL, table.step > 0)
+    rows = sa.select(table.success, table.step).where(*mine).order_by(table.step.desc()).limit(last)
+    rows = rows.correlate(MEMBERS).subquery()
+    count = sa.func.count()
+    # avg would pass over a null in silence
+    score = sa.case((sa.func.count(rows.c.success) == count, sa.func.avg(rows.c.success)))
+    parts = {"score": score, "averaged": count, "first": sa.func.min(rows.c.step)}
+    return [
+        sa.select(part).select_from(rows).correlate(MEMBERS).scalar_subquery().label(name)
+        for name, part in parts.items()
+    ]
+
+
+def _members(suite: str) -> sa.Select:
+    return sa.select(MEMBERS.c.run).where(MEMBERS.c.suite == suite)
+
+
+def _frame(connection: Connection, query: sa.Select) -> "DataFrame":
+    import pandas  # takes longer to import than everything else here, and collecting does without
+
+    rows = connection.execute(query)
+    return pandas.DataFrame(rows.all(), columns=list(rows.keys()))
+
+
+@contextmanager
+def _query(database: Path) -> Iterator[Connection]:
+    """Read-only, one transaction, so that all of a query's statements see the same state."""
+    if not database.is_file():
+        raise UserError(f"no database {database}; run 'mac-bench collect' first")
+    with connect(database, "DEFERRED") as connection, connection.begin():
+        check(connection, database)
+        yield connection
