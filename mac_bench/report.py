@@ -30,7 +30,7 @@ PHYSICS = ("mujoco", "ogbench")
 """packages whose version can change what an environment does"""
 
 Runs = list[dict[Any, Any]]
-"""Rows of `store.results`."""
+"""Rows of `queries.results`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Report:
 
 
 def build(frame: pd.DataFrame, level: float = 0.95) -> Report:
-    """The report of what `store.results` returns, or of some of its rows. Raises UserError where there are none, or
+    """The report of what `queries.results` returns, or of some of its rows. Raises UserError where there are none, or
     where they belong to suites that report different numbers."""
     runs = frame.to_dict("records")
     if not runs:
@@ -133,7 +133,7 @@ def _aggregate(cells: list[Cell], statistic: Statistic, level: float) -> Cell:
 
 def _estimate(scores: Sequence[np.ndarray], statistic: Statistic, level: float) -> tuple[float, float, float]:
     """Value, low, high; without the last digits, so that the tables round exactly the number that the CSV says."""
-    low, high = bootstrap_interval(scores, statistic, level)
+    low, high = bootstrap_interval(scores, statistic, level, bounds=(0, 100))
     return round(float(statistic(scores)), 6), round(low, 6), round(high, 6)
 
 
@@ -168,7 +168,7 @@ def _notes(runs: Runs, methods: Iterable[Method], level: float) -> Iterable[str]
     counts = [cell.n_seeds for method in methods for cell in method.cells.values() if cell.n_seeds]
     fewest = f"; the fewest here: {min(counts)}" if counts else ""
     yield (
-        f"Brackets: {100 * level:g} % percentile bootstrap over n seeds; seeds are the unit. "
+        f"Brackets: {100 * level:g} % t interval over n seeds, with the bootstrap's standard error. "
         f"Under {FEW} seeds an interval is coarse, and each seed's number follows{fewest}."
     )
     yield (

@@ -1,13 +1,40 @@
-"""What may be said of a few seeds: interquartile mean and bootstrap intervals. NumPy only.
+"""What may be said of a few seeds: aggregates over tasks and intervals that cover as often as they say.
 
 Follows Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264).
-The unit is the seed: a seed's episodes and evaluations are averaged before they come here.
+The unit is the seed: a seed's episodes and evaluations are averaged before they come here. Tasks are strata: they are
+fixed, and an interval says how much would change with other seeds, not with other tasks.
+
+Intervals are Student's: value -/+ t * standard error, with the bootstrap's standard error of the statistic corrected
+for few seeds. The percentile bootstrap is the custom, and with few seeds its intervals are too narrow. No quantiles of
+a resampling, however chosen, mend this for one task: its mean is never drawn beyond the lowest and the highest seed,
+and those enclose the centre of a symmetric distribution with 1 - 2^(1 - seeds) only, 75 % for 3 seeds.
+
+Measured coverage of 95 % intervals in %, least and largest over normal scores and success rates of 50 episodes at
+50, 90 and 98 % on all tasks and from 5 to 95 % over tasks (2000 repetitions each; standard error 0.5; on one task
+the last is 70 %):
+
+    tasks  seeds    mean          IQM           median        percentile, mean
+    1      3        95 to 96      90 to 96                    74 to 91
+    1      5        94 to 96      94 to 98                    84 to 85
+    1      10       94 to 96      96                          90 to 91
+    5      3        95 to 97      94 to 97      87 to 98      84 to 87
+    5      5        95 to 96      94 to 96      90 to 97      89 to 91
+    5      10       95 to 96      92 to 96      92 to 98      92 to 93
+    10     3        95 to 97      94 to 96      91 to 97      86 to 89
+    10     5        95 to 97      93 to 95      92 to 97      90 to 92
+    10     10       94 to 95      94 to 95      93 to 98      92 to 93
+
+The lowest of the IQM belong to 98 %, with many ties, and the lowest of the median to unlike tasks, as it then hangs on
+the seeds of one or two. Beyond 98 % seeds are often all equal, and the interval is a point: at 99.5 % on one task the
+mean's covers 53, 73 and 91 % with 3, 5 and 10 seeds (93 to 97 % with 5 or 10 tasks).
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from mac_bench.errors import UserError
 
 DRAWS = 10_000
 """bootstrap draws; over `seed` the ends then have a standard deviation under 1 % of the width (8 normal scores)"""
@@ -41,9 +68,36 @@ def task_mean(scores: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean([task.mean(-1) for task in scores], axis=0)
 
 
+def task_median(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Median over tasks of each task's mean over seeds, as rliable defines it."""
+    return np.median([task.mean(-1) for task in scores], axis=0)
+
+
 def task_iqm(scores: Sequence[np.ndarray]) -> np.ndarray:
     """Interquartile mean over the runs of all tasks together, as rliable defines it."""
     return iqm(np.concatenate(scores, axis=-1), axis=-1)
+
+
+def optimality_gap(scores: Sequence[np.ndarray], target: float) -> np.ndarray:
+    """How far the runs fall short of `target`, the mean of max(target - score, 0): lower is better.
+
+    Tasks weigh the same; where all have the same number of seeds this is rliable's `aggregate_optimality_gap`.
+    """
+    return task_mean([np.maximum(target - task, 0) for task in scores])
+
+
+def win_probability(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> np.ndarray:
+    """Probability that a run of x beats a run of y on a random task, a tie counting one half; tasks in the same order.
+
+    The Mann-Whitney statistic over the number of pairs, averaged over tasks: rliable's `probability_of_improvement`.
+    """
+    return np.mean([_wins(a, b).mean((-1, -2)) for a, b in zip(x, y, strict=True)], axis=0)
+
+
+def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[..., runs of x], [..., runs of y] -> [..., runs of x, runs of y]: 1 where x beats y, 1/2 where they tie."""
+    x, y = x[..., :, None], y[..., None, :]
+    return (x > y) + 0.5 * (x == y)
 
 
 def bootstrap_interval(
@@ -52,16 +106,88 @@ def bootstrap_interval(
     level: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
+    kind: Literal["student", "percentile"] = "student",
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
-    """Percentile bootstrap interval of `statistic` over `scores`, one array of seeds per task.
+    """Interval of `statistic` over `scores`, one array of seeds per task. Seeds are resampled within their task.
 
-    Seeds are resampled within their task (stratified). Not defined, and NaN, where a task has fewer than two seeds:
-    that task's spread is unknown, and leaving it out would make the interval too narrow.
+    kind: "student" is value -/+ t * standard error, as the head of this module says; for the mean over tasks the
+        standard error is known without draws. "percentile" is the custom of published tools, too narrow for few seeds.
+    bounds: what a score can be; ends beyond it are cut, which loses no coverage.
+
+    Not defined, and NaN, where a task has fewer than two seeds: that task's spread is unknown, and leaving it out
+    would make the interval too narrow. A point where no task has any spread. Raises UserError where `level` is none.
     """
     tasks = [np.asarray(task, float) for task in scores]
     if not tasks or min(len(task) for task in tasks) < 2:
         return Interval(np.nan, np.nan)
-    rng = np.random.default_rng(seed)
-    resampled = [task[rng.integers(len(task), size=(draws, len(task)))] for task in tasks]  # per task [draws, seeds]
-    low, high = np.quantile(statistic(resampled), [(1 - level) / 2, (1 + level) / 2])
+    if kind == "student" and statistic is task_mean:
+        low, high = student_interval(statistic(tasks), tasks, level)
+    else:
+        rng = np.random.default_rng(seed)
+        drawn = statistic([task[rng.integers(len(task), size=(draws, len(task)))] for task in tasks])  # [draws]
+        if kind == "percentile":
+            low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        else:
+            low, high = student_interval(statistic(tasks), tasks, level, drawn.std())
+    low, high = np.clip([low, high], *bounds)
     return Interval(float(low), float(high))
+
+
+def win_interval(x: Sequence[np.ndarray], y: Sequence[np.ndarray], level: float = 0.95) -> Interval:
+    """Interval of `win_probability`; x and y: scores of each task, [runs], tasks in the same order.
+
+    Brunner and Munzel's (2000), over tasks: the spread is that of each run's share of wins against the other's runs.
+    Where x wins all or none there is no spread, and the interval ends where so many independent duels, runs of the
+    smaller side times tasks, would all go one way with (1 - level) / 2 (Clopper and Pearson; with duels on several
+    tasks that is least likely if all have the same probability). Measured coverage of 95 % intervals, 2000 repetitions,
+    normal scores with probabilities 0.5, 0.76 and 0.92, 1, 5 and 10 tasks, 3, 5 and 10 seeds: 92 to 100 %, but 89 and
+    91 % with one task of 10 seeds and probabilities 0.92 and 0.76.
+    """
+    won = [_wins(a, b) for a, b in zip(x, y, strict=True)]
+    # x's wins and y's losses are independent samples; twice each, as there are two to a task
+    shares = [2 * task.mean(1) for task in won] + [-2 * task.mean(0) for task in won]
+    value = win_probability(x, y)
+    low, high = np.clip(student_interval(value, shares, level), 0, 1)
+    if value in (0, 1):
+        reach = ((1 - level) / 2) ** (1 / (len(won) * min(min(task.shape) for task in won)))
+        low, high = (reach, 1) if value else (0, 1 - reach)
+    return Interval(float(low), float(high))
+
+
+def student_interval(
+    value: np.ndarray | float,
+    strata: Sequence[np.ndarray],
+    level: float,
+    plug_in: np.ndarray | float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high end, [...], of value -/+ t * standard error; `strata` are independent samples, [..., n of each].
+
+    Without `plug_in` the value [...] is the mean of the strata's means: this is Welch's interval, exact for one normal
+    sample. Otherwise `plug_in` [...] is the bootstrap's standard error of the value. As it takes the spread of n scores
+    for that of all, it is enlarged by what the mean of the same strata asks for, sqrt(n / (n - 1)) where all have n
+    (Hesterberg 2014, arXiv 1411.5279). Degrees of freedom by Welch and Satterthwaite: strata without spread add
+    nothing. NaN where a stratum has fewer than two; a point where none has any spread. Raises UserError where `level`
+    is not between 0 and 1.
+    """
+    from scipy.special import stdtrit  # here, as importing this module should cost little
+
+    if not 0 < level < 1:
+        raise UserError(f"no interval of level {level}; give a share between 0 and 1, such as 0.95")
+    if min(sample.shape[-1] for sample in strata) < 2:
+        nothing = np.full(np.shape(value), np.nan)
+        return nothing, nothing
+    n = [sample.shape[-1] for sample in strata]
+    # [strata, ...]: the variance of each mean
+    biased = np.stack([sample.var(-1) / sample.shape[-1] for sample in strata])
+    rest = np.reshape([k - 1 for k in n], (-1, *[1] * (biased.ndim - 1)))
+    unbiased = biased * (rest + 1) / rest
+    total = unbiased.sum(0)
+    known = total > 0
+    degrees = np.divide(total**2, (unbiased**2 / rest).sum(0), out=np.ones_like(total), where=known)
+    if plug_in is None:
+        error = np.sqrt(total) / len(strata)
+    else:
+        error = plug_in * np.sqrt(np.divide(total, biased.sum(0), out=np.ones_like(total), where=known))
+    width = stdtrit(degrees, (1 + level) / 2) * error
+    return value - width, value + width

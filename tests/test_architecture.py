@@ -30,7 +30,7 @@ FLOORS = {
     ],
     "algorithms": ["mac", "baselines"],
     "lab": ["registry", "provenance", "evaluate", "record", "signals", "suite", "model_error", "train", "contract"],
-    "results": ["store", "events", "stats", "report"],
+    "results": ["store", "queries", "events", "stats", "compare", "published", "report"],
     "edges": ["cli", "cli_data", "doctor", "handbook", "overview", "foresight", "__main__", "slurm", "dashboard"],
 }
 MAY_IMPORT = {
@@ -48,7 +48,7 @@ ONLY_IN = {
     "mujoco": {"tasks", "generate", "collectors", "video"},
     "gymnasium": {"tasks", "generate", "collectors", "video"},
     "submitit": {"slurm"},
-    "sqlalchemy": {"store"},
+    "sqlalchemy": {"store", "queries"},
     "streamlit": {"dashboard"},
 }
 FRAMEWORKS = {"jax", "flax", "optax", "torch"}

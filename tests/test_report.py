@@ -13,7 +13,7 @@ CUBE, PUZZLE = "cube-single-play", "puzzle-3x3-play"
 
 
 def run(label, task, seed, score=None, step=None, state=None, **other) -> dict:
-    """A row as `store.results` gives it: with a score and nothing else a finished run of 1000 steps."""
+    """A row as `queries.results` gives it: with a score and nothing else a finished run of 1000 steps."""
     state = state or ("finished" if score is not None and step is None else "running")
     begun = state != "waiting"
     return {
@@ -42,23 +42,25 @@ HAND = [
     run("SAC", CUBE, 2, 0.5, complete=False),
 ]
 
-# MAC over tasks, seeds resampled within: (41 + 53) / 2 = 47; cube's draws are 35, 41, 47 with 1/4, 1/2, 1/4: [44, 50].
-# Its IQM cuts one of 35 47 53 53 at each end: 50; with two times 35 it is (35 + 53) / 2 = 44, with 47 twice 50.
+# MAC on cube: 41, standard error 6, and t of one degree of freedom is 12.706: 41 -/+ 76.24. Over tasks (41 + 53) / 2 =
+# 47 with half that error, as puzzle has no spread: 47 -/+ 38.12. Its IQM cuts one of 35 47 53 53 at each end: 50; of
+# the draws a quarter have two times 35, which gives (35 + 53) / 2 = 44, the others 50: standard deviation 2.6, by
+# sqrt(2) for two seeds 3.67, by t 46.7. The draws say 46.25. FQL's puzzle: 82 -/+ 2 * 12.706.
 # FQL: (90 + 82) / 2 = 86, without an interval, as the spread of one seed is unknown; its IQM cuts nothing of 80 84 90.
 EXPECTED = """\
 # first
 
 | method | cube-single-play | puzzle-3x3-play | mean over tasks | IQM over tasks |
 | --- | --- | --- | --- | --- |
-| FQL | 90 n=1 | 82 [80, 84] n=2: 80, 84 | 86 n=1-2 | 85 n=1-2 |
-| MAC | 41 [35, 47] n=2: 35, 47 (+1 unfinished at 37 %) | 53 [53, 53] n=2: 53, 53 | 47 [44, 50] n=2 (+1 unfinished) | \
-50 [44, 50] n=2 (+1 unfinished) |
+| FQL | 90 n=1 | 82 [57, 100] n=2: 80, 84 | 86 n=1-2 | 85 n=1-2 |
+| MAC | 41 [0, 100] n=2: 35, 47 (+1 unfinished at 37 %) | 53 [53, 53] n=2: 53, 53 | 47 [9, 85] n=2 (+1 unfinished) | \
+50 [4, 96] n=2 (+1 unfinished) |
 | BC | 10 n=1 (+2 unfinished at 0-50 %) | running at 25 % | 1 of 2 tasks | 1 of 2 tasks |
 | SAC | 1 running at 10 %, 1 lost at 12 %, 1 incomplete at 100 % | - | 0 of 2 tasks | 0 of 2 tasks |
 
 - Success in %, mean over seeds. A seed's number is the mean of its last 3 evaluations: fixed before the runs, never \
 the best.
-- Brackets: 95 % percentile bootstrap over n seeds; seeds are the unit. Under 5 seeds an interval is coarse, and \
+- Brackets: 95 % t interval over n seeds, with the bootstrap's standard error. Under 5 seeds an interval is coarse, and \
 each seed's number follows; the fewest here: 1.
 - Over tasks: seeds are resampled within tasks; IQM: mean of the middle half of all tasks' seeds; not given where a \
 task has no finished seed.
@@ -101,12 +103,12 @@ def test_the_terminal_takes_no_label_for_markup():
 def test_csv_by_hand():
     rows = {(row["label"], row["task"]): row for row in table(report.csv(build()))}
     assert rows["MAC", CUBE] == {
-        "label": "MAC", "task": CUBE, "mean": "41", "low": "35", "high": "47", "n_seeds": "2", "n_unfinished": "1",
-        "scores": "0:35;1:47", "iqm": "", "iqm_low": "", "iqm_high": "",
+        "label": "MAC", "task": CUBE, "mean": "41", "low": "0", "high": "100",
+        "n_seeds": "2", "n_unfinished": "1", "scores": "0:35;1:47", "iqm": "", "iqm_low": "", "iqm_high": "",
     }  # fmt: skip
     assert rows["MAC", "(all)"] == {
-        "label": "MAC", "task": "(all)", "mean": "47", "low": "44", "high": "50", "n_seeds": "2", "n_unfinished": "1",
-        "scores": "", "iqm": "50", "iqm_low": "44", "iqm_high": "50",
+        "label": "MAC", "task": "(all)", "mean": "47", "low": "8.881386", "high": "85.118614",
+        "n_seeds": "2", "n_unfinished": "1", "scores": "", "iqm": "50", "iqm_low": "3.745452", "iqm_high": "96.254548",
     }  # fmt: skip
     assert (rows["BC", PUZZLE]["mean"], rows["BC", PUZZLE]["n_seeds"]) == ("", "0")
     assert (rows["FQL", "(all)"]["mean"], rows["FQL", "(all)"]["low"]) == ("86", "")

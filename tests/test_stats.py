@@ -1,8 +1,24 @@
+import json
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
 
-from mac_bench.stats import Interval, bootstrap_interval, iqm, task_iqm, task_mean
+from mac_bench.errors import UserError
+from mac_bench.stats import (
+    Interval,
+    bootstrap_interval,
+    iqm,
+    optimality_gap,
+    student_interval,
+    task_iqm,
+    task_mean,
+    task_median,
+    win_interval,
+    win_probability,
+)
 
 SCORES = [np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.9, 0.7, 0.95])]
 
@@ -31,8 +47,8 @@ def test_tasks_weigh_the_same_in_the_mean_and_runs_in_the_iqm():
     assert task_iqm([np.array([0.0, 0.0, 0.0]), np.array([0.3])]) == 0.0  # sorted 0 0 0 .3: one cut at each end
 
 
-def test_interval_of_one_task_equals_scipy():
-    low, high = bootstrap_interval(SCORES[:1], draws=5000, seed=3)
+def test_percentile_interval_of_one_task_equals_scipy():
+    low, high = bootstrap_interval(SCORES[:1], draws=5000, seed=3, kind="percentile")
     expected = scipy.stats.bootstrap(
         (SCORES[0],), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(3), vectorized=True
     ).confidence_interval
@@ -40,8 +56,8 @@ def test_interval_of_one_task_equals_scipy():
 
 
 @pytest.mark.parametrize("statistic", [task_mean, task_iqm])
-def test_stratified_interval_equals_scipy(statistic):
-    result = bootstrap_interval(SCORES, statistic, level=0.9, draws=3000, seed=5)
+def test_stratified_percentile_interval_equals_scipy(statistic):
+    result = bootstrap_interval(SCORES, statistic, level=0.9, draws=3000, seed=5, kind="percentile")
     expected = scipy.stats.bootstrap(
         SCORES,
         lambda *tasks, axis: statistic(tasks),
@@ -54,10 +70,10 @@ def test_stratified_interval_equals_scipy(statistic):
     assert result == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_interval_by_hand():
+def test_percentile_interval_by_hand():
     # two seeds 0 and 1: the mean of a draw is 0, 1/2, 1 with probability 1/4, 1/2, 1/4
-    assert bootstrap_interval([[0.0, 1.0]], level=0.95) == Interval(0.0, 1.0)
-    assert bootstrap_interval([[0.0, 1.0]], level=0.4) == Interval(0.5, 0.5)
+    assert bootstrap_interval([[0.0, 1.0]], level=0.95, kind="percentile") == Interval(0.0, 1.0)
+    assert bootstrap_interval([[0.0, 1.0]], level=0.4, kind="percentile") == Interval(0.5, 0.5)
 
 
 def test_resampling_stays_within_tasks():
@@ -65,13 +81,137 @@ def test_resampling_stays_within_tasks():
     assert bootstrap_interval([[0.2, 0.2], [0.8, 0.8]]) == pytest.approx((0.5, 0.5))
 
 
-def test_interval_covers_as_often_as_it_says():
+def test_student_interval_by_hand():
+    # two seeds 0 and 1: mean 1/2, standard error sqrt(1/2 / 2) = 1/2, and t of one degree of freedom is tan(0.475 pi)
+    half = 0.5 * np.tan(0.475 * np.pi)
+    assert bootstrap_interval([[0.0, 1.0]]) == pytest.approx((0.5 - half, 0.5 + half))
+    assert bootstrap_interval([[0.0, 1.0]], bounds=(0, 1)) == Interval(0.0, 1.0)
+    # a task without spread adds no uncertainty and no degrees of freedom: half of the above
+    assert bootstrap_interval([[0.0, 1.0], [0.3] * 7]) == pytest.approx((0.4 - half / 2, 0.4 + half / 2))
+
+
+def test_interval_of_the_mean_is_students_and_welchs():
+    a, b = np.array([0.3, 1.4, 0.9, 2.2]), np.array([-1.0, 4.0, 2.5])
+    assert bootstrap_interval([a], level=0.9) == pytest.approx(
+        tuple(scipy.stats.ttest_1samp(a, 0).confidence_interval(0.9))
+    )
+    welch = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
+    assert bootstrap_interval([2 * a, -2 * b], level=0.9) == pytest.approx(tuple(welch))  # the mean of both is a - b
+
+
+def test_bootstrap_tends_to_the_interval_of_the_mean():
+    tasks = [np.array([0.3, 1.4, 0.9, 2.2]), np.array([-1.0, 4.0, 2.5]), np.array([7.0, 7.0])]
+    drawn = bootstrap_interval(tasks, lambda scores: task_mean(scores), draws=200_000)
+    assert drawn == pytest.approx(bootstrap_interval(tasks, task_mean), abs=0.02)
+
+
+def test_student_interval_takes_many_samples_at_once():
+    x, y = np.random.default_rng(0).normal(size=(2, 3, 5))
+    low, high = student_interval((x.mean(1) + y.mean(1)) / 2, [x, y], 0.95)
+    for i in range(3):
+        assert (low[i], high[i]) == pytest.approx(bootstrap_interval([x[i], y[i]]))
+
+
+@pytest.mark.parametrize("statistic", [task_mean, task_median, task_iqm, partial(optimality_gap, target=1.0)])
+def test_interval_without_spread_is_a_point(statistic):
+    tasks = [np.full(3, 0.2), np.full(4, 0.1 + 0.2)]  # whose variance is not zero in floating point
+    assert bootstrap_interval(tasks, statistic) == pytest.approx((statistic(tasks),) * 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0, 1, 95])
+def test_level_is_a_share(level):
+    with pytest.raises(UserError, match=r"such as 0\.95"):
+        bootstrap_interval(SCORES, level=level)
+
+
+def coverage(statistic, tasks: int, seeds: int, rate: float | None, repetitions: int, kind="student") -> float:
+    """How often 95 % intervals enclose the truth: of normal scores, or of success rates of 50 episodes."""
     rng = np.random.default_rng(0)
     hits = 0
-    for trial in range(300):
-        low, high = bootstrap_interval([rng.normal(size=30)], level=0.9, draws=500, seed=trial)
-        hits += low <= 0 <= high
-    assert 0.83 <= hits / 300 <= 0.95  # 0.9 with three standard errors, less the known shortfall of about 0.02
+    for trial in range(repetitions):
+        shape = (tasks, seeds)
+        scores = rng.normal(size=shape) if rate is None else rng.binomial(50, rate, size=shape) / 50
+        low, high = bootstrap_interval(list(scores), statistic, draws=300, seed=trial, kind=kind)
+        hits += low - 1e-9 <= (rate or 0) <= high + 1e-9
+    return hits / repetitions
+
+
+@pytest.mark.parametrize("rate", [None, 0.5, 0.9])
+@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize(("statistic", "tasks"), [(task_mean, 1), (task_mean, 5), (task_mean, 10), (task_iqm, 5)])
+def test_interval_covers_as_often_as_it_says(statistic, tasks, seeds, rate):
+    assert 0.93 <= coverage(statistic, tasks, seeds, rate, repetitions=1000) <= 0.97
+
+
+def test_percentile_interval_covers_less():
+    assert coverage(task_mean, 1, 3, None, 500, "percentile") < 0.8
+    assert coverage(task_mean, 1, 5, None, 500, "percentile") < 0.88
+    assert coverage(task_mean, 1, 3, None, 500) > 0.93
+
+
+def test_median_and_gap_by_hand():
+    scores = [np.array([0.0, 30.0]), np.array([90.0, 110.0, 130.0]), np.array([40.0])]
+    assert task_median(scores) == 40  # of 15, 110, 40
+    assert optimality_gap(scores, 100.0) == pytest.approx((85 + 10 / 3 + 60) / 3)
+
+
+def test_win_probability_by_hand():
+    x, y = [np.array([1.0, 2.0]), np.array([5.0])], [np.array([1.0, 0.0, 3.0]), np.array([4.0, 6.0])]
+    assert win_probability(x, y) == pytest.approx((3.5 / 6 + 1 / 2) / 2)  # 1: tie, win, loss; 2: win, win, loss
+    assert win_probability(y, x) == pytest.approx(1 - win_probability(x, y))
+
+
+def test_win_probability_and_its_interval_are_scipys():
+    x, y = np.array([3.0, 5.0, 4.0, 8.0, 2.0]), np.array([1.0, 4.0, 3.5, 2.0])
+    assert win_probability([x], [y]) == pytest.approx(scipy.stats.mannwhitneyu(x, y).statistic / 20)
+    # the interval of the level 1 - p of Brunner and Munzel's test ends at 1/2
+    level = 1 - scipy.stats.brunnermunzel(x, y).pvalue
+    assert win_interval([x], [y], level).low == pytest.approx(0.5)
+
+
+def test_win_interval_where_all_go_one_way():
+    # two tasks with three runs at least: six duels all won, which has 2.5 % where the probability is 0.025^(1/6)
+    x, y = [np.array([3.0, 4.0, 5.0]), np.array([6.0, 7.0, 8.0, 9.0])], [np.zeros(3), np.ones(5)]
+    assert win_interval(x, y) == pytest.approx((0.025 ** (1 / 6), 1))
+    assert win_interval(y, x) == pytest.approx((0, 1 - 0.025 ** (1 / 6)))
+
+
+def test_win_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    truth = scipy.stats.norm.cdf(1 / np.sqrt(2))
+    hits = 0
+    for _ in range(1000):
+        low, high = win_interval(list(rng.normal(1, size=(5, 5))), list(rng.normal(size=(5, 5))))
+        hits += low <= truth <= high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+RLIABLE = json.loads((Path(__file__).parent / "reference" / "rliable.json").read_text())
+RLIABLE_TASKS = {label: list(np.array(scores).T) for label, scores in RLIABLE["scores"].items()}
+
+
+def same(ours: Interval, theirs: dict) -> bool:
+    """Whether the ends agree but for the draws: their distance is small next to the width."""
+    return ours == pytest.approx((theirs["low"], theirs["high"]), abs=0.05 * (theirs["high"] - theirs["low"]) + 1e-9)
+
+
+@pytest.mark.parametrize("label", ["x", "y"])
+def test_aggregates_are_rliables(label):
+    tasks = RLIABLE_TASKS[label]
+    gap = partial(optimality_gap, target=RLIABLE["target"])
+    named = {"mean": task_mean, "median": task_median, "iqm": task_iqm, "optimality_gap": gap}
+    assert set(named) == set(RLIABLE["aggregates"][label])
+    for name, expected in RLIABLE["aggregates"][label].items():
+        assert named[name](tasks) == pytest.approx(expected["value"], abs=1e-8)
+        assert same(bootstrap_interval(tasks, named[name], kind="percentile"), expected)
+
+
+def test_win_probability_is_rliables():
+    x, y = RLIABLE_TASKS["x"], RLIABLE_TASKS["y"]
+    expected = RLIABLE["improvement"]
+    assert win_probability(x, y) == pytest.approx(expected["value"])
+    drawn = bootstrap_interval(x + y, lambda both: win_probability(both[:4], both[4:]), kind="percentile")
+    assert same(drawn, expected)
 
 
 def test_interval_needs_two_seeds_of_every_task():
@@ -81,5 +221,6 @@ def test_interval_needs_two_seeds_of_every_task():
 
 
 def test_same_seed_same_interval():
-    assert bootstrap_interval(SCORES, seed=1, draws=200) == bootstrap_interval(SCORES, seed=1, draws=200)
-    assert bootstrap_interval(SCORES, seed=1, draws=200) != bootstrap_interval(SCORES, seed=2, draws=200)
+    drawn = partial(bootstrap_interval, SCORES, task_iqm, draws=200)
+    assert drawn(seed=1) == drawn(seed=1)
+    assert drawn(seed=1) != drawn(seed=2)

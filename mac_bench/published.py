@@ -1,0 +1,243 @@
+"""Numbers from papers, as data, and our own results beside them: with every reason why the two may not be compared.
+
+The tables are `suites/published/*.csv`, the lengths of tasks `suites/horizons.csv`. `agent` is the plain method in the
+registry; ablations and other implementations have none, and are found by the name that the paper prints.
+`task*` in a task's name stands for the mean over its tasks 1 to 5.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mac_bench.errors import UserError
+
+SUITES = Path(__file__).parent.parent / "suites"
+"""what comes with the project, beside the package"""
+
+NUMBERS = ("mean", "spread", "seeds", "steps")
+COLUMNS = (
+    *("task", "agent", "method", "metric", "unit", "mean", "spread", "spread_kind", "seeds", "steps"),
+    *("data", "protocol", "source", "hand"),
+)
+VALID = {
+    "unit": {"percent", "return", "normalised"},
+    "spread_kind": {"std", "stderr", "ci95", "unknown"},
+    "hand": {"first", "second"},
+}
+NEEDED = {"task", "method", "metric", "mean", "source"}
+KEY = ("task", "method", "data", "metric")
+"""no two rows of a table are the same in all of these"""
+
+HORIZONS = ("environment", "episode_limit", "oracle_steps", "source")
+OURS = ("label", "agent", "task", "mean", "std", "n_seeds", "dataset", "steps", "mujoco")
+THEIRS = (
+    "table",
+    "method",
+    "unit",
+    "mean",
+    "spread",
+    "spread_kind",
+    "seeds",
+    "steps",
+    "data",
+    "protocol",
+    "source",
+    "hand",
+)
+
+
+class Horizon(NamedTuple):
+    """How long a task is. Numbers are NaN, and the environment empty, where they are not known."""
+
+    environment: str
+    episode_limit: float
+    """steps after which an episode ends"""
+    oracle_steps: float
+    """mean steps of a scripted policy that solves the task"""
+
+
+def published(folder: Path = SUITES / "published") -> pd.DataFrame:
+    """All published numbers, one row each: table (the file's stem) and COLUMNS.
+
+    mean and spread are in `unit`; spread is half the width where it is a ci95. Unknown numbers are NaN, unknown texts
+    empty. Raises UserError with file and line for a damaged file, and where a folder holds none.
+    """
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        raise UserError(f"{folder}: no *.csv in it; name the folder of published tables")
+    rows = [{"table": path.stem} | row for path in paths for row in _table(path)]
+    return pd.DataFrame(rows, columns=["table", *COLUMNS])
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    rows, seen = [], {}
+    for line, row in _lines(path, COLUMNS, NUMBERS, NEEDED):
+        for name, valid in VALID.items():
+            if row[name] not in valid:
+                raise UserError(f"{path}, line {line}: {name} is '{row[name]}'; valid: {', '.join(sorted(valid))}")
+        key = tuple(row[name] for name in KEY)
+        if key in seen:
+            raise UserError(f"{path}, line {line}: the same {', '.join(KEY)} as line {seen[key]}; remove one")
+        seen[key] = line
+        rows.append(row)
+    return rows
+
+
+def _lines(
+    path: Path, columns: tuple[str, ...], numbers: Iterable[str], needed: set[str]
+) -> Iterable[tuple[int, dict[str, Any]]]:
+    """(line number, row) of a CSV with exactly these columns."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if tuple(header) != columns:
+                raise UserError(f"{path}, line 1: its columns must be {', '.join(columns)}, not {', '.join(header)}")
+            for cells in reader:
+                if len(cells) != len(columns):
+                    raise UserError(f"{path}, line {reader.line_num}: {len(cells)} cells, not {len(columns)}")
+                row: dict[str, Any] = dict(zip(columns, cells, strict=True))
+                if empty := sorted(name for name in needed if not row[name]):
+                    raise UserError(f"{path}, line {reader.line_num}: {', '.join(empty)} must not be empty")
+                yield reader.line_num, row | {name: _number(row[name], name, path, reader.line_num) for name in numbers}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV ({error})") from None
+
+
+def _number(text: str, name: str, path: Path, line: int) -> float:
+    """NaN where the cell is empty."""
+    try:
+        value = float(text) if text else 0.0
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}, line {line}: {name} is '{text}', not a number; leave it empty if it is unknown")
+    return value if text else math.nan
+
+
+def horizons(path: Path = SUITES / "horizons.csv") -> pd.DataFrame:
+    """One row per environment: environment, episode_limit, oracle_steps (NaN: not measured), source."""
+    rows = _lines(path, HORIZONS, ("episode_limit", "oracle_steps"), {"environment", "episode_limit", "source"})
+    return pd.DataFrame([row for _, row in rows], columns=list(HORIZONS))
+
+
+def horizon_of(task: str, table: pd.DataFrame | None = None) -> Horizon:
+    """The longest environment that the task's name begins with; NaN where there is none."""
+    table = horizons() if table is None else table
+    found = [row for row in table.to_dict("records") if f"{task}-".startswith(f"{row['environment']}-")]
+    if not found:
+        return Horizon("", math.nan, math.nan)
+    best = max(found, key=lambda row: len(row["environment"]))
+    return Horizon(best["environment"], best["episode_limit"], best["oracle_steps"])
+
+
+def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Each of our rows with each published number of its task and method; settings are not compared.
+
+    `ours` has OURS: mean and std over seeds in %, steps = updates, mujoco as `store.results` says them; and may have
+    `rows` (transitions for training) and `made_here` (bool), as `generate.listing` says them: without these it cannot
+    be known whether the data are the published ones. A label that is printed as a method, e.g. `MAC (FQL)`, is that
+    method; any other is its agent's plain method. A task with rewards is put beside the mean over tasks 1 to 5 too.
+
+    Returns label, agent, task, ours, ours_std, n_seeds, THEIRS (their own task as `their_task`, their updates as
+    `their_steps`), and: difference (ours - theirs, percent only), in_spreads (difference / sqrt(ours_std^2 +
+    spread^2), only where theirs is a std too, else NaN), not_comparable (reasons, `; ` between them; empty: none).
+    Raises UserError where a column of ours is missing.
+    """
+    if missing := [name for name in OURS if name not in ours]:
+        raise UserError(f"our table has no {', '.join(missing)}; it needs {', '.join(OURS)}")
+    theirs = published() if theirs is None else theirs
+    variants = set(theirs["method"][theirs["agent"] == ""])
+    records = theirs.to_dict("records")
+    pairs = [(own, row) for own in ours.to_dict("records") for row in records if _same(own, row, variants)]
+    first = ["label", "agent", "task", "ours", "ours_std", "n_seeds", "their_task", "their_steps"]
+    last = ["difference", "in_spreads", "not_comparable"]
+    columns = first + [name for name in THEIRS if name != "steps"] + last
+    return pd.DataFrame([_pair(own, row) for own, row in pairs], columns=columns)
+
+
+def _same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
+    if row["task"] not in (own["task"], re.sub(r"-singletask(-task\d)?-v0$", "-singletask-task*-v0", own["task"])):
+        return False
+    if own["label"] in variants:
+        return row["method"] == own["label"]
+    return row["agent"] == own["agent"] != ""
+
+
+def _pair(own: dict[Any, Any], row: dict[Any, Any]) -> dict[str, Any]:
+    difference = own["mean"] - row["mean"] if row["unit"] == "percent" else math.nan
+    spread = math.hypot(own["std"], row["spread"]) if row["spread_kind"] == "std" else math.nan
+    return (
+        {name: own[name] for name in ("label", "agent", "task", "n_seeds")}
+        | {"ours": own["mean"], "ours_std": own["std"], "their_task": row["task"], "their_steps": row["steps"]}
+        | {name: row[name] for name in THEIRS if name != "steps"}
+        | {"difference": difference, "in_spreads": difference / spread if spread > 0 else math.nan}
+        | {"not_comparable": "; ".join(reason for reason in _reasons(own, row) if reason)}
+    )
+
+
+def _reasons(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
+    """Why the two numbers may differ though the methods do not; what is not known is such a reason too."""
+    if _plain(own["label"]) not in (_plain(own["agent"]), _plain(row["method"])):
+        yield f"label '{own['label']}' may have other settings than {row['method']}"
+    if row["unit"] != "percent":
+        yield f"other metric: theirs is {row['metric']}"
+    if "task*" in row["task"]:
+        yield "other evaluation tasks: theirs is a mean over tasks 1 to 5"
+    if row["table"].startswith("d4rl-"):
+        yield "other simulator: D4RL's"
+    else:
+        yield _physics(own["mujoco"])
+    yield from _data(own, row)
+    if math.isnan(row["steps"]):
+        yield "unknown number of updates of theirs"
+    elif row["steps"] != own["steps"]:
+        yield f"other number of updates: {own['steps']:.0f}, theirs {row['steps']:.0f}"
+    if own["n_seeds"] < 2:
+        yield "fewer than 2 seeds of ours"
+    if math.isnan(row["seeds"]):
+        yield "unknown number of seeds of theirs"
+    elif row["seeds"] < 2:
+        yield "fewer than 2 seeds of theirs"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _physics(mujoco: Any) -> str:
+    """3.1.6 made the public data; up to 3.3 nothing changed, from 3.4 on contacts did."""
+    versions = re.findall(r"(\d+)\.(\d+)", mujoco) if isinstance(mujoco, str) and "unknown" not in mujoco else []
+    if not versions:
+        return "unknown version of our mujoco"
+    if any(not (3, 1) <= (int(major), int(minor)) < (3, 4) for major, minor in versions):
+        return f"other physics: mujoco {mujoco}"
+    return ""
+
+
+def _data(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
+    """Differences between our data and theirs."""
+    official = re.sub(r"-(oraclerep|singletask(-task\d)?)-v0$", "-v0", own["task"])
+    if own["dataset"] not in (official, official.replace("-v0", "-100m-v0")):
+        yield f"other data: {own['dataset']}"
+    made, rows = own.get("made_here"), own.get("rows", math.nan)
+    if made is None or pd.isna(made):
+        yield "unknown whether our data are the published ones"
+    elif made:
+        yield "other data: ours were made here"
+    if row["data"] == "default":
+        if own["dataset"] != official:
+            yield f"other amount of data: theirs is {official}"
+        return
+    amount = re.fullmatch(r"(\d+)([MB])", row["data"])
+    if not amount:
+        yield "unknown amount of data of theirs"
+    elif rows is None or pd.isna(rows):
+        yield f"unknown amount of our data, theirs {row['data']}"
+    elif abs(rows / (int(amount[1]) * {"M": 1e6, "B": 1e9}[amount[2]]) - 1) > 0.01:  # episodes have one row more
+        yield f"other amount of data: {rows:.0f} transitions, theirs {row['data']}"

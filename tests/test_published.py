@@ -1,0 +1,247 @@
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mac_bench import registry, tasks
+from mac_bench.errors import UserError
+from mac_bench.published import COLUMNS, SUITES, beside, horizon_of, horizons, published
+
+FOLDER = SUITES / "published"
+CUBE = "cube-octuple-play-oraclerep-v0"
+SINGLE = "cube-double-play-singletask-task2-v0"
+
+
+def own(**other) -> dict:
+    """A row of ours that differs from `their` row in nothing."""
+    return {
+        "label": "GCIQL", "agent": "gciql", "task": CUBE, "mean": 30.0, "std": 3.0, "n_seeds": 4,
+        "dataset": "cube-octuple-play-100m-v0", "steps": 5_000_000, "mujoco": "3.3.7", "rows": 100_100_000,
+        "made_here": False,
+    } | other  # fmt: skip
+
+
+def their(**other) -> dict:
+    return {
+        "table": "somebody", "task": CUBE, "agent": "gciql", "method": "IQL", "metric": "success", "unit": "percent",
+        "mean": 20.0, "spread": 4.0, "spread_kind": "std", "seeds": 4.0, "steps": 5e6, "data": "100M",
+        "protocol": "", "source": "", "hand": "first",
+    } | other  # fmt: skip
+
+
+def joined(ours: dict, theirs: dict) -> dict:
+    (row,) = beside(pd.DataFrame([ours]), pd.DataFrame([theirs])).to_dict("records")
+    return row
+
+
+def cell(table, task, method) -> dict:
+    found = published()
+    (row,) = found[(found["table"] == table) & (found["task"] == task) & (found["method"] == method)].to_dict("records")
+    return row
+
+
+def test_cells_by_hand():
+    found = published()
+    of_mac = found[(found["table"] == "mac-goal-conditioned-100m") & (found["agent"] == "mac")].set_index("task")
+    assert (of_mac.loc[CUBE, "mean"], of_mac.loc[CUBE, "spread"]) == (30, 6)
+    assert of_mac.loc[CUBE, "data"] == "100M"
+    assert math.isnan(of_mac.loc[CUBE, "steps"])  # 1M or 5M: not known
+    ablation = cell("mac-ablation-singletask-1m", "puzzle-4x4-play-singletask-task4-v0", "MAC (FQL)")
+    assert (ablation["mean"], ablation["spread"], ablation["agent"], ablation["hand"]) == (23, 13, "", "second")
+    antmaze = cell("d4rl-antmaze", "antmaze-large-play-v2", "LEQ")
+    assert (antmaze["mean"], antmaze["spread"], antmaze["unit"]) == (58.6, 9.1, "normalised")
+
+
+def test_every_number_is_there_or_counted_as_left_out():
+    readme = (FOLDER / "README.md").read_text()
+    said = {name: int(count) for name, count in re.findall(r"^\| `(\S+)` \| (\d+) \|", readme, re.M)}
+    assert said == published().groupby("table").size().to_dict()
+    left = [int(count) for count in re.findall(r"^\| [^`|]+ \| (\d+) \|", readme, re.M)]
+    (total,) = re.findall(r"(\d+) numbers were collected", readme)
+    assert sum(said.values()) + sum(left) == int(total)
+
+
+def test_agents_and_tasks_are_ours():
+    found = published()
+    assert set(found["agent"]) - {""} <= set(registry.names())
+    ogbench = found[~found["table"].str.startswith(("d4rl", "neorl"))]["task"].unique()
+    assert len(ogbench) > 20
+    for task in ogbench:
+        known = tasks.find(task.replace("task*", "task1"))
+        assert horizon_of(task)[:2] == (known.environment, known.episode_limit)
+
+
+def test_numbers_are_possible():
+    found = published()
+    percent = found[found["unit"] == "percent"]
+    assert percent["mean"].between(0, 100).all()
+    assert (found["spread_kind"][found["spread"].isna()] == "unknown").all()
+    for row in found[found["spread_kind"] == "ci95"].to_dict("records"):
+        low, high = map(float, re.findall(r"ci95=\[(.*);(.*)\]", row["source"])[0])
+        assert low <= row["mean"] <= high and row["spread"] == pytest.approx((high - low) / 2)
+
+
+def test_horizons_are_those_of_the_tasks():
+    limits = horizons().set_index("environment")["episode_limit"]
+    assert limits.index.is_unique
+    assert {name: limits[name] for name in tasks.ENVIRONMENTS} == {
+        name: facts.episode_limit for name, facts in tasks.ENVIRONMENTS.items()
+    }
+
+
+def test_horizon_of_by_hand():
+    assert horizon_of("cube-single-play-v0")[:2] == ("cube-single", 200)
+    assert horizon_of("humanoidmaze-giant-navigate-oraclerep-v0")[:2] == ("humanoidmaze-giant", 4000)
+    assert horizon_of("puzzle-4x5-play-singletask-task3-v0")[:2] == ("puzzle-4x5", 1000)
+    assert horizon_of("antmaze-umaze-diverse-v2")[:2] == ("antmaze-umaze", 700)
+    assert math.isnan(horizon_of("cube-single-play-v0").oracle_steps)
+    for unknown in ("hopper-medium-v2", "scenery-play-v0", "cube"):
+        environment, limit, oracle = horizon_of(unknown)
+        assert environment == "" and math.isnan(limit) and math.isnan(oracle)
+    table = pd.DataFrame(
+        [("maze", 5, 2, "x"), ("maze-big", 9, 3, "x")], columns=["environment", "episode_limit", "oracle_steps", "s"]
+    )
+    assert horizon_of("maze-big-walk-v0", table) == ("maze-big", 9, 3)
+    assert horizon_of("maze-bigger-walk-v0", table) == ("maze", 5, 2)
+
+
+def test_the_difference_by_hand():
+    row = joined(own(), their())
+    assert (row["difference"], row["in_spreads"]) == (10, 2)  # 10 / sqrt(3^2 + 4^2)
+    assert (row["ours"], row["mean"], row["their_steps"], row["not_comparable"]) == (30, 20, 5e6, "")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {"spread_kind": "ci95"}),
+        ({}, {"spread_kind": "unknown"}),
+        ({"std": math.nan}, {}),
+        ({}, {"spread": math.nan}),
+        ({"std": 0.0}, {"spread": 0.0}),
+    ],
+)
+def test_spreads_that_are_not_of_one_kind_are_not_combined(ours, theirs):
+    row = joined(own(**ours), their(**theirs))
+    assert row["difference"] == 10 and math.isnan(row["in_spreads"])
+
+
+def test_a_normalised_score_has_no_difference():
+    assert math.isnan(joined(own(), their(unit="normalised", metric="normalised score"))["difference"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reason"),
+    [
+        ({"label": "GCIQL, AWR"}, {}, "label 'GCIQL, AWR' may have other settings than IQL"),
+        ({}, {"unit": "normalised", "metric": "normalised score"}, "other metric: theirs is normalised score"),
+        ({}, {"table": "d4rl-mujoco"}, "other simulator: D4RL's"),
+        ({"mujoco": "4.0.0"}, {}, "other physics: mujoco 4.0.0"),
+        ({"mujoco": "3.3.7 + 3.4.0"}, {}, "other physics: mujoco 3.3.7 + 3.4.0"),
+        ({"mujoco": None}, {}, "unknown version of our mujoco"),
+        ({"mujoco": "3.3.7 + unknown"}, {}, "unknown version of our mujoco"),
+        ({"dataset": "quickstart"}, {}, "other data: quickstart"),
+        ({"made_here": True}, {}, "other data: ours were made here"),
+        ({"made_here": None}, {}, "unknown whether our data are the published ones"),
+        ({"rows": 1_001_000}, {}, "other amount of data: 1001000 transitions, theirs 100M"),
+        ({}, {"data": "1B"}, "other amount of data: 100100000 transitions, theirs 1B"),
+        ({"rows": math.nan}, {}, "unknown amount of our data, theirs 100M"),
+        ({}, {"data": ""}, "unknown amount of data of theirs"),
+        ({}, {"data": "default"}, "other amount of data: theirs is cube-octuple-play-v0"),
+        ({"steps": 1000}, {}, "other number of updates: 1000, theirs 5000000"),
+        ({}, {"steps": math.nan}, "unknown number of updates of theirs"),
+        ({"n_seeds": 1}, {}, "fewer than 2 seeds of ours"),
+        ({}, {"seeds": 1.0}, "fewer than 2 seeds of theirs"),
+        ({}, {"seeds": math.nan}, "unknown number of seeds of theirs"),
+    ],
+)
+def test_each_reason_is_given_alone(ours, theirs, reason):
+    assert joined(own(**ours), their(**theirs))["not_comparable"] == reason
+
+
+def test_what_is_not_said_of_our_data_is_unknown():
+    ours = {name: value for name, value in own().items() if name not in ("rows", "made_here")}
+    reasons = joined(ours, their())["not_comparable"].split("; ")
+    assert reasons == ["unknown whether our data are the published ones", "unknown amount of our data, theirs 100M"]
+
+
+def test_the_standard_data_are_known_by_name():
+    ours = own(task=SINGLE, dataset="cube-double-play-v0", rows=math.nan)
+    assert joined(ours, their(task=SINGLE, data="default"))["not_comparable"] == ""
+
+
+def test_a_mean_over_five_tasks_is_told_from_one():
+    ours = own(task=SINGLE, dataset="cube-double-play-v0")
+    row = joined(ours, their(task="cube-double-play-singletask-task*-v0"))
+    assert row["not_comparable"] == "other evaluation tasks: theirs is a mean over tasks 1 to 5"
+    assert (row["task"], row["their_task"]) == (SINGLE, "cube-double-play-singletask-task*-v0")
+    goals = own(task="cube-double-play-v0")
+    assert beside(pd.DataFrame([goals]), pd.DataFrame([their(task="cube-double-play-singletask-task*-v0")])).empty
+
+
+def test_methods_meet_their_own_numbers():
+    def methods(label, agent, task=SINGLE):
+        found = beside(pd.DataFrame([own(label=label, agent=agent, task=task)]))
+        return sorted(zip(found["table"], found["method"], strict=True))
+
+    plain = [("mac-ablation-singletask-1m", "MAC"), ("mac-singletask-1m", "MAC"), ("uhm-singletask", "MAC")]
+    assert methods("MAC", "mac") == plain
+    assert methods("MAC without teacher", "mac") == plain
+    assert methods("MAC (Gau)", "mac") == [("mac-ablation-singletask-1m", "MAC (Gau)")]
+    assert methods("random", "random_actions") == []
+    assert methods("mine", "") == []
+
+
+def test_a_table_of_ours_without_a_column_is_refused():
+    with pytest.raises(UserError, match=r"our table has no std, mujoco; it needs label"):
+        beside(pd.DataFrame([own()]).drop(columns=["std", "mujoco"]))
+
+
+GOOD = ["t", "mac", "MAC", "success", "percent", "1", "", "unknown", "", "", "1M", "", "s", "first"]
+
+
+def written(folder: Path, *rows: list[str], header=COLUMNS) -> Path:
+    (folder / "one.csv").write_text("\n".join(",".join(row) for row in (header, *rows)) + "\n")
+    return folder
+
+
+def test_a_good_file_is_read(tmp_path):
+    (row,) = published(written(tmp_path, GOOD)).to_dict("records")
+    assert (row["table"], row["mean"]) == ("one", 1.0)
+    assert math.isnan(row["seeds"])
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "message"),
+    [
+        (5, "x", r"one\.csv, line 3: mean is 'x', not a number"),
+        (5, "nan", r"line 3: mean is 'nan'"),
+        (6, "inf", r"line 3: spread is 'inf'"),
+        (5, "", r"line 3: mean must not be empty"),
+        (7, "sd", r"line 3: spread_kind is 'sd'; valid: ci95, std, stderr, unknown"),
+        (4, "%", r"line 3: unit is '%'"),
+        (13, "third", r"line 3: hand is 'third'"),
+        (2, "MAC", r"line 3: the same task, method, data, metric as line 2"),
+        (11, "a,b", r"line 3: 15 cells, not 14"),
+        (11, '"cut', r"one\.csv: not a readable CSV"),
+    ],
+)
+def test_damage_is_named_with_its_line(tmp_path, place, text, message):
+    bad = [*GOOD[:2], "other", *GOOD[3:]]
+    bad[place] = text
+    with pytest.raises(UserError, match=message):
+        published(written(tmp_path, GOOD, bad))
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no \*\.csv in it"):
+        published(tmp_path)
+    with pytest.raises(UserError, match=r"line 1: its columns must be task, agent, .* not x, agent"):
+        published(written(tmp_path, GOOD, header=["x", *COLUMNS[1:]]))
+    (tmp_path / "one.csv").write_bytes(b"\xff\x00")
+    with pytest.raises(UserError, match=r"one\.csv: not a readable CSV"):
+        published(tmp_path)
+    with pytest.raises(UserError, match=r"none\.csv: not a readable CSV"):
+        horizons(tmp_path / "none.csv")
