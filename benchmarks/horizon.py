@@ -14,6 +14,7 @@ import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +114,9 @@ def main() -> None:
     if unknown := set(options.only or []) - set(methods):
         parser.error(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(methods)}")
     options.out.mkdir(parents=True, exist_ok=True)
+    # one core for each run: the networks are small, and two runs side by side gain more than two cores for one
+    os.environ |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
+    os.environ["MAC_BENCH_TORCH_DEVICE"] = "cpu"
     path = options.out / "horizon.csv"
     if not path.exists():
         path.write_text(",".join(COLUMNS) + "\n")
@@ -124,10 +128,7 @@ def main() -> None:
     ]
     asked = pd.DataFrame([(*run, settings_hash(run)) for run in wanted], columns=KEY)
     todo = asked.merge(read(path), how="left", on=KEY)["success"].isna()
-    # one core for each run: the networks are small, and two runs side by side gain more than two cores for one
-    os.environ |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
-    os.environ["MAC_BENCH_TORCH_DEVICE"] = "cpu"
-    with ProcessPoolExecutor(options.jobs) as pool, path.open("a") as file:
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool, path.open("a") as file:
         writer = csv.DictWriter(file, COLUMNS)
         for future in as_completed([pool.submit(train, run) for run, new in zip(wanted, todo, strict=True) if new]):
             row = future.result()
