@@ -4,7 +4,7 @@
 
 Every method gets the same data, networks, batch and number of updates; `horizon.yaml` has the settings. Each finished
 run is one line of FOLDER/horizon.csv, so that it can be stopped and called again; what was run with other settings or
-another VERSION of an agent is run anew. At the end a table, and a figure with seeds as bands, horizon.svg and .png.
+another VERSION of an agent is run anew. At the end a table, and a figure with seeds as bands, horizon.svg.
 """
 
 import argparse
@@ -96,8 +96,7 @@ def draw(results: Any, folder: Path) -> None:
     figure = panel.facet(altair.Facet("method:N", sort=shown, title=None), columns=4).properties(
         title=f"The lane, after {updates} updates: mean of {seeds} seeds, bands from the lowest to the highest"
     )
-    for kind in ("svg", "png"):
-        figure.save(folder / f"horizon.{kind}", scale_factor=2)
+    figure.save(folder / "horizon.svg")
 
 
 def main() -> None:
