@@ -3,7 +3,7 @@
 {"kind": "attempt", "attempt": 1, "time": .., "step": .., "host": .., "pid": .., "environment": {..}}
 {"kind": "metrics", "attempt": 1, "time": .., "step": .., "values": {"loss/critic": ..}, "updates_per_s": ..}
 {"kind": "evaluation", "attempt": 1, "time": .., "step": .., "seconds": .., "tasks": [{"task": 1, "episodes": ..,
-    "success": .., "return": .., "length": ..}, ..]}
+    "success": .., "return": .., "length": ..}, ..], "memory": {"memory_mb": ..}}
 {"kind": "end", "attempt": 1, "time": .., "step": .., "state": "finished", "reason": null}
 """
 
@@ -136,10 +136,11 @@ def _add(log: Log, run: str, event: Row) -> None:
     key = {"run": run, "attempt": int(event["attempt"])}
     if kind == "metrics":
         values = event["values"] | {"updates_per_s": event["updates_per_s"]}
-        log.metrics.extend([{"run": run, "name": n, "step": step, "value": _number(v)} for n, v in values.items()])
+        log.metrics.extend(_metrics(run, step, values))
     elif kind == "evaluation":
         common = {**key, "step": step, "time": time_s, "seconds": float(event["seconds"])}
         log.evaluations.extend(common | row for row in _by_task(event["tasks"]))
+        log.metrics.extend(_metrics(run, step, event.get("memory", {})))
     elif kind == "attempt":
         start = {"start_time": time_s, "start_step": step, "host": str(event["host"]), "pid": int(event["pid"])}
         no_end = dict.fromkeys(("end_time", "end_step", "state", "reason"))
@@ -149,6 +150,10 @@ def _add(log: Log, run: str, event: Row) -> None:
         end = {"end_time": time_s, "end_step": step, "state": str(event["state"]), "reason": reason}
         log.attempts.append(key | end)
     # any other kind is of a later version, and not for these tables
+
+
+def _metrics(run: str, step: int, values: Row) -> list[Row]:
+    return [{"run": run, "name": name, "step": step, "value": _number(value)} for name, value in values.items()]
 
 
 def _by_task(tasks: list[Row]) -> list[Row]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,20 @@ def describe() -> dict[str, str]:
         found |= {"torch": torch.__version__}
     commit = _commit()
     return found | ({"git": commit} if commit else {})
+
+
+def peak_memory() -> dict[str, float]:
+    """Most memory that this process has used so far, in MB; on a GPU also the device's (`device_memory_mb`)."""
+    # Linux counts in kB, macOS in bytes
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    found = {"memory_mb": round(used, 1)}
+    jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
+    device = 0
+    if jax is not None:
+        device += (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    if torch is not None and torch.cuda.is_available():
+        device += torch.cuda.max_memory_allocated()
+    return found | ({"device_memory_mb": round(device / 1024**2, 1)} if device else {})
 
 
 def _cores() -> int:

@@ -50,6 +50,15 @@ def settings(name: str, values: Mapping[str, Any], where: str) -> Settings:
     return parse(module(name).Config, values, where)
 
 
+def defaults(name: str) -> dict[str, Any]:
+    """The settings of an agent that have a default, as a run's config holds them."""
+    fields = module(name).Config.model_fields
+    found = {
+        key: field.get_default(call_default_factory=True) for key, field in fields.items() if not field.is_required()
+    }
+    return module(name).Config.model_construct(**found).model_dump(mode="json", include=set(found))
+
+
 def make(name: str, values: Mapping[str, Any], data: Dataset, seed: int) -> Agent:
     """An agent with these settings for these data."""
     return module(name).make(settings(name, values, f"agent {name}"), data, seed)

@@ -4,6 +4,7 @@ It can be called again at any time: a finished run is left as it is, any other c
 works because randomness is a function of (seed, purpose, step), so a checkpoint is the agent's arrays and a step.
 """
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from mac_bench.config import RunConfig
 from mac_bench.data import Dataset, prefetch
 from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
-from mac_bench.provenance import describe
+from mac_bench.provenance import describe, peak_memory
 from mac_bench.record import Journal, RunFolder, State
 from mac_bench.signals import listening
 from mac_bench.types import Agent
@@ -81,7 +82,8 @@ class _Attempt:
         folder.expect_data(self.data.digest)
         self.agent, self.first = restore(run, folder, self.data)
         self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None
-        journal.begin(self.first, {**describe(), "data": self.data.digest})
+        defaults = json.dumps(registry.defaults(run.agent))
+        journal.begin(self.first, {**describe(), "data": self.data.digest, "defaults": defaults})
 
     def go(self) -> None:
         """Updates first + 1 ... steps, and their evaluations."""
@@ -134,7 +136,8 @@ class _Attempt:
         films = self.options.videos if step == self.run.steps else 0
         began = time.monotonic()
         results, filmed = self.evaluator(self.agent, step, films=films, beat=beat)
-        self.journal.write("evaluation", step=step, seconds=round(time.monotonic() - began, 2), tasks=results)
+        seconds = round(time.monotonic() - began, 2)
+        self.journal.write("evaluation", step=step, seconds=seconds, tasks=results, memory=peak_memory())
         self.show(step, self.journal.rate, overall(results))
         _render(self.run, self.folder, step, filmed)
 
