@@ -313,9 +313,13 @@ class Planner(JaxAgent):
 
     def update(self, batch: Batch, step: int) -> Metrics:
         """One step; the metrics stay on the device."""
-        if self.returns is not None:
-            batch = batch._replace(rewards=Rewards(batch.rewards, self.returns[batch.index]))
-        return super().update(batch, step)
+        return super().update(self.with_returns(batch), step)
+
+    def with_returns(self, batch: Batch) -> Batch:
+        """Reward-based: the batch with Rewards in place of its rewards."""
+        if self.returns is None:
+            return batch
+        return batch._replace(rewards=Rewards(batch.rewards, self.returns[batch.index]))
 
 
 def make(c: Config, data: Dataset, seed: int) -> Planner:

@@ -30,9 +30,7 @@ def describe() -> dict[str, str]:
 
 def peak_memory() -> dict[str, float]:
     """Most memory that this process has used so far, in MB; on a GPU also the device's (`device_memory_mb`)."""
-    # Linux counts in kB, macOS in bytes
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    found = {"memory_mb": round(used, 1)}
+    found = {"memory_mb": round(_peak_bytes() / 1024**2, 1)}
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
     device = 0
     if jax is not None:
@@ -40,6 +38,15 @@ def peak_memory() -> dict[str, float]:
     if torch is not None and torch.cuda.is_available():
         device += torch.cuda.max_memory_allocated()
     return found | ({"device_memory_mb": round(device / 1024**2, 1)} if device else {})
+
+
+def _peak_bytes() -> int:
+    """Linux's ru_maxrss would count what the parent had used when it started this process."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
 
 
 def _cores() -> int:
