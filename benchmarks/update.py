@@ -67,8 +67,8 @@ def operations(agent: Any, batch: Any) -> int:
             agent.update(batch, 1)
         return counter.get_total_flops()
 
-    if hasattr(agent, "with_returns"):  # F-MPC looks them up before it updates
-        batch = agent.with_returns(batch)
+    if with_returns := getattr(agent, "with_returns", None):  # F-MPC looks them up before it updates
+        batch = with_returns(batch)
 
     def update(state, batch):
         return agent.method.update(agent.c, agent.nets, state, batch, jax.random.key(0))

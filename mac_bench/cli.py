@@ -236,6 +236,20 @@ def report(
     _report(terminal(), name, runs, database, kind, out)
 
 
+@app.command(rich_help_panel=RESULTS)
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of this machine only: http://127.0.0.1:PORT.")] = 8501,
+    every: Annotated[int, typer.Option(min=0, help="Seconds between collects; 0: show the database as it is.")] = 30,
+    runs: Runs = RUNS,
+    database: Database = None,
+) -> None:
+    """Show results in the browser, brought up to date as runs go on. Ctrl-C ends it."""
+    from mac_bench import browse
+
+    database = database or runs / "results.db"
+    raise typer.Exit(browse.serve(database, runs, port, every, collect=lambda: _collect(runs, database)))
+
+
 @app.command("model-error", rich_help_panel=RESULTS)
 def model_error(
     names: Annotated[

@@ -69,10 +69,12 @@ def aggregates(
 
 
 def profiles(frame: pd.DataFrame, thresholds: Sequence[float] | None = None, level: float = 0.95) -> pd.DataFrame:
-    """Run-score distributions: label, threshold, fraction, low, high; the fraction of runs with score > threshold.
+    """Run-score distributions: label, threshold, fraction, low, high, seeds; the fraction of runs with score >
+    threshold.
 
-    Tasks weigh the same. thresholds: by default 101 from the lowest to the highest score. The bands hold for one
-    threshold at a time, and close to a point where all seeds of each task lie on one side. NaN where a task is missing.
+    Tasks weigh the same; seeds: the fewest of any task. thresholds: by default 101 from the lowest to the highest
+    score. The bands hold for one threshold at a time, and close to a point where all seeds of each task lie on one
+    side. NaN where a task is missing.
     """
     scores = _scores(frame)
     tasks = _tasks(scores)
@@ -86,7 +88,9 @@ def profiles(frame: pd.DataFrame, thresholds: Sequence[float] | None = None, lev
             above = [task.astype(float) for task in above]
             fraction = task_mean(above)
             low, high = np.clip(student_interval(fraction, above, level), 0, 1)
-        parts.append(pd.DataFrame({"label": label, "threshold": grid, "fraction": fraction, "low": low, "high": high}))
+        seeds = min(map(len, by_task.values())) * (len(by_task) == len(tasks))
+        numbers = {"threshold": grid, "fraction": fraction, "low": low, "high": high, "seeds": seeds}
+        parts.append(pd.DataFrame({"label": label, **numbers}))
     return pd.concat(parts, ignore_index=True)
 
 

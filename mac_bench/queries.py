@@ -26,6 +26,8 @@ Some = str | int | Iterable[str] | Iterable[int] | None
 
 OF_RUN = ("agent", "task", "seed", "state")
 """what every row of a suite's runs says, after its label and its run"""
+MEMORY = ("memory_mb", "device_memory_mb")
+"""what an evaluation records of the process's peak"""
 WORLD = ("data", "mujoco", "ogbench")
 """what of an attempt's environment decides whether two numbers may be compared"""
 
@@ -41,6 +43,33 @@ def suites(database: Path) -> "DataFrame":
         .join_from(SUITES, MEMBERS, MEMBERS.c.suite == SUITES.c.name)
         .join(RUNS, RUNS.c.id == MEMBERS.c.run)
         .group_by(SUITES.c.name)
+    )
+    with _query(database) as connection:
+        return _frame(connection, query)
+
+
+def states(database: Path) -> "DataFrame":
+    """How many runs of each suite are in each state: suite, state, runs, done (updates made), updates (to make)."""
+    counted = [sa.func.count().label("runs"), sa.func.sum(RUNS.c.step).label("done"), sa.func.sum(RUNS.c.steps)]
+    query = (
+        sa.select(MEMBERS.c.suite, RUNS.c.state, *counted[:2], counted[2].label("updates"))
+        .join_from(MEMBERS, RUNS, RUNS.c.id == MEMBERS.c.run)
+        .group_by(MEMBERS.c.suite, RUNS.c.state)
+    )
+    with _query(database) as connection:
+        return _frame(connection, query)
+
+
+def in_state(database: Path, state: Some, limit: int = 200) -> "DataFrame":
+    """The runs of all suites in these states, the latest sign of life first, at most `limit`: suite, label, run, agent,
+    task, seed, state, step, steps, reason, heartbeat, host."""
+    own = [RUNS.c[name] for name in (*OF_RUN, "step", "steps", "reason", "heartbeat", "host")]
+    query = (
+        sa.select(MEMBERS.c.suite, MEMBERS.c.label, MEMBERS.c.run, *own)
+        .join_from(MEMBERS, RUNS, RUNS.c.id == MEMBERS.c.run)
+        .where(*_among(RUNS.c.state, state))
+        .order_by(RUNS.c.heartbeat.desc(), MEMBERS.c.suite, MEMBERS.c.position)
+        .limit(limit)
     )
     with _query(database) as connection:
         return _frame(connection, query)
@@ -106,29 +135,15 @@ def curves(database: Path, suite: str, every_task: bool = False, **where: Some) 
     step, episodes, attempt, success, return, length, seconds, time. `eval_task` is 0, the mean over the evaluation
     tasks; with `every_task` there is a row for each of them too."""
     own = [EVALUATIONS.c.task.label("eval_task"), *(c for c in EVALUATIONS.c if c.name not in ("run", "task"))]
-    query = (
-        _of_suite(suite, own, **where)
-        .join(EVALUATIONS, EVALUATIONS.c.run == MEMBERS.c.run)
-        .where(*([] if every_task else [EVALUATIONS.c.task == OVERALL]))
-        .order_by(MEMBERS.c.position, EVALUATIONS.c.task, EVALUATIONS.c.step)
-    )
-    with _query(database) as connection:
-        _average_last(connection, suite)
-        return _frame(connection, query)
+    kept = [] if every_task else [EVALUATIONS.c.task == OVERALL]
+    return _recorded(database, suite, EVALUATIONS, own, kept, **where)
 
 
 def measured(database: Path, suite: str, names: Some = None, **where: Some) -> "DataFrame":
     """One row per logged number of these names (None: of all), by run, name and step: label, run, agent, task, seed,
     state, name, step, value (NaN where it was not finite)."""
-    query = (
-        _of_suite(suite, [METRICS.c.name, METRICS.c.step, METRICS.c.value], **where)
-        .join(METRICS, METRICS.c.run == MEMBERS.c.run)
-        .where(*_among(METRICS.c.name, names))
-        .order_by(MEMBERS.c.position, METRICS.c.name, METRICS.c.step)
-    )
-    with _query(database) as connection:
-        _average_last(connection, suite)
-        return _frame(connection, query).astype({"value": float})
+    own = [METRICS.c.name, METRICS.c.step, METRICS.c.value]
+    return _recorded(database, suite, METRICS, own, _among(METRICS.c.name, names), **where).astype({"value": float})
 
 
 def metrics(database: Path, run: str) -> "DataFrame":
@@ -147,8 +162,12 @@ def evaluations(database: Path, run: str) -> "DataFrame":
 
 def attempts(database: Path, run: str) -> "DataFrame":
     """One row per attempt of a run, with `environment` as a dict."""
+    import pandas
+
+    query = sa.select(ATTEMPTS).where(ATTEMPTS.c.run == run).order_by(ATTEMPTS.c.attempt)
     with _query(database) as connection:
-        return _frame(connection, sa.select(ATTEMPTS).where(ATTEMPTS.c.run == run).order_by(ATTEMPTS.c.attempt))
+        rows = connection.execute(query)
+        return pandas.DataFrame(map(tuple, rows), columns=list(rows.keys()))
 
 
 # -- what it cost ----------------------------------------------------------------------------------------------------
@@ -157,12 +176,14 @@ def attempts(database: Path, run: str) -> "DataFrame":
 def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "DataFrame":
     """One row per run of the suite: label, run, agent, task, seed, state, steps, step, updates_per_s, attempts,
     seconds (of all attempts that ended, and of evaluations beyond them), evaluating (seconds of that), device,
-    to_target (seconds of attempts until the first evaluation with a success of at least `target`; NaN before it)."""
+    to_target (seconds of attempts until the first evaluation with a success of at least `target`; NaN before it),
+    memory_mb and device_memory_mb (the highest peak of any attempt)."""
     spent = sa.func.max(sa.func.coalesce(ATTEMPTS.c.end_time, RUNS.c.heartbeat) - ATTEMPTS.c.start_time, 0)
     own = ATTEMPTS.c.run == MEMBERS.c.run
     reached = (
         sa.select(sa.func.min(EVALUATIONS.c.time))
         .where(EVALUATIONS.c.run == MEMBERS.c.run, EVALUATIONS.c.task == OVERALL, EVALUATIONS.c.success >= target)
+        .correlate(MEMBERS)  # it stands in another subquery, where SQLAlchemy would not see the run that is meant
         .scalar_subquery()
     )
     # of attempts before the one that got there all counts, and of that one what lies before
@@ -182,11 +203,18 @@ def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "Da
         .scalar_subquery()
         .label("device"),
         sa.select(sa.func.sum(until)).where(own).scalar_subquery().label("to_target"),
+        *(
+            sa.select(sa.func.max(METRICS.c.value))
+            .where(METRICS.c.run == MEMBERS.c.run, METRICS.c.name == name)
+            .scalar_subquery()
+            .label(name)
+            for name in MEMORY
+        ),
     ]
     with _query(database) as connection:
         _average_last(connection, suite)
         frame = _frame(connection, _of_suite(suite, columns, **where).order_by(MEMBERS.c.position))
-    numbers = ["updates_per_s", "seconds", "evaluating", "to_target"]
+    numbers = ["updates_per_s", "seconds", "evaluating", "to_target", *MEMORY]
     return frame.astype(dict.fromkeys(numbers, float))
 
 
@@ -283,11 +311,38 @@ def _members(suite: str) -> sa.Select:
     return sa.select(MEMBERS.c.run).where(MEMBERS.c.suite == suite)
 
 
+def _recorded(
+    database: Path,
+    suite: str,
+    table: sa.Table,
+    columns: list[Any],
+    kept: list[sa.ColumnElement[bool]],
+    **where: Some,
+) -> "DataFrame":
+    """label, run, agent, task, seed, state and `columns` of the rows of a logged table, in the order of its key.
+
+    What a run says of itself is fetched once for each run and repeated here, which is faster than in each row.
+    """
+    import pandas
+
+    own = [MEMBERS.c.position, *columns]
+    order = [MEMBERS.c.position, *(column for column in table.primary_key if column.name != "run")]
+    of_runs = _of_suite(suite, [MEMBERS.c.position], **where)
+    rows = of_runs.with_only_columns(*own).join(table, table.c.run == MEMBERS.c.run).where(*kept).order_by(*order)
+    with _query(database) as connection:
+        _average_last(connection, suite)
+        runs = _frame(connection, of_runs).set_index("position")
+        frame = _frame(connection, rows)
+    return pandas.concat([runs.loc[frame.pop("position")].reset_index(drop=True), frame], axis=1)
+
+
 def _frame(connection: Connection, query: sa.Select) -> "DataFrame":
+    """Columns of JSON stay text: the rows are SQLite's own, as SQLAlchemy's take longer than the query."""
     import pandas  # takes longer to import than everything else here, and collecting does without
 
     rows = connection.execute(query)
-    return pandas.DataFrame(rows.all(), columns=list(rows.keys()))
+    cursor: Any = rows.cursor
+    return pandas.DataFrame(cursor.fetchall(), columns=list(rows.keys()))
 
 
 @contextmanager

@@ -203,7 +203,7 @@ def _seen(runs: Runs, name: str) -> list[str]:
     return sorted(known | unknown)
 
 
-def _grid(report: Report) -> list[list[str]]:
+def grid(report: Report) -> list[list[str]]:
     """Header and rows, as every table shows them."""
     header = ["method", *report.tasks, "mean over tasks", "IQM over tasks"]
     rows = [[m.label, *(m.cells[task].text for task in report.tasks), m.mean.text, m.iqm.text] for m in report.methods]
@@ -216,7 +216,7 @@ def _footer(report: Report) -> list[str]:
 
 def terminal(report: Report) -> Group:
     """The report for `rich.print`."""
-    header, *rows = _grid(report)
+    header, *rows = grid(report)
     table = Table(title=Text(report.title), title_justify="left")
     for column in header:
         table.add_column(Text(column))
@@ -228,7 +228,7 @@ def terminal(report: Report) -> Group:
 
 def markdown(report: Report) -> str:
     """The report as a Markdown table, with the notes below it."""
-    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in _grid(report)]
+    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in grid(report)]
     table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     return "\n".join([f"# {report.title}", "", *table, "", *(f"- {line}" for line in _footer(report))]) + "\n"
 
@@ -259,7 +259,7 @@ LATEX = str.maketrans(
 
 def latex(report: Report) -> str:
     r"""The report as a tabular for `\input`, with the notes below it; needs the package booktabs."""
-    header, *rows = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in _grid(report)]
+    header, *rows = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in grid(report)]
     notes = [line.translate(LATEX) + r"\par" for line in _footer(report)]
     lines = [r"\begin{tabular}{" + "l" * (len(report.tasks) + 3) + "}", r"\toprule", header, r"\midrule", *rows]
     lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip", r"{\footnotesize", *notes, "}"]

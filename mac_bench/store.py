@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Connection, Float, Integer, String, Table, event
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
 from mac_bench.errors import UserError
@@ -179,10 +180,10 @@ def _ingest(connection: Connection, folder: Path, silence_s: float, problems: li
     if log.damaged:
         where = f"the first at byte {unread.start + log.damaged[0]}"
         problems.append(f"{folder / 'events.jsonl'}: {len(log.damaged)} damaged lines passed over, {where}")
-    _put(connection, EVALUATIONS, log.evaluations)
-    _put(connection, METRICS, log.metrics)
+    _put_many(connection, EVALUATIONS, log.evaluations)
+    _put_many(connection, METRICS, log.metrics)
     for row in log.attempts:  # a start and an end fill different columns of one row
-        start_or_end = insert(ATTEMPTS).values(row)
+        start_or_end = sqlite.insert(ATTEMPTS).values(row)
         connection.execute(start_or_end.on_conflict_do_update(index_elements=["run", "attempt"], set_=row))
     query = sa.select(ATTEMPTS).where(ATTEMPTS.c.run == run).order_by(ATTEMPTS.c.attempt.desc()).limit(1)
     last = connection.execute(query).mappings().first()
@@ -199,6 +200,17 @@ def _put(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
     """Insert; a row with the key of an earlier one takes its place."""
     if rows := list(rows):
         connection.execute(sa.insert(table).prefix_with("OR REPLACE"), rows)
+
+
+def _put_many(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
+    """As `_put`, of a table without JSON: SQLAlchemy prepares a row in more time than SQLite enters it."""
+    if values := list(map(itemgetter(*table.c.keys()), rows)):
+        connection.exec_driver_sql(_insertion(table), values)
+
+
+@cache
+def _insertion(table: Table) -> str:
+    return str(sa.insert(table).prefix_with("OR REPLACE").compile(dialect=sqlite.dialect()))
 
 
 def _forget(connection: Connection, run: str) -> None:

@@ -30,8 +30,11 @@ FLOORS = {
     ],
     "algorithms": ["mac", "baselines"],
     "lab": ["registry", "provenance", "evaluate", "record", "signals", "suite", "model_error", "train", "contract"],
-    "results": ["store", "queries", "events", "stats", "compare", "published", "report"],
-    "edges": ["cli", "cli_data", "doctor", "handbook", "overview", "foresight", "__main__", "slurm", "dashboard"],
+    "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "report"],
+    "edges": [
+        *("cli", "cli_data", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
+        *("slurm", "dashboard"),
+    ],
 }
 MAY_IMPORT = {
     "nouns": {"nouns"},

@@ -60,8 +60,8 @@ EXPECTED = """\
 
 - Success in %, mean over seeds. A seed's number is the mean of its last 3 evaluations: fixed before the runs, never \
 the best.
-- Brackets: 95 % t interval over n seeds, with the bootstrap's standard error. Under 5 seeds an interval is coarse, and \
-each seed's number follows; the fewest here: 1.
+- Brackets: 95 % t interval over n seeds, with the bootstrap's standard error. Under 5 seeds an interval is coarse, \
+and each seed's number follows; the fewest here: 1.
 - Over tasks: seeds are resampled within tasks; IQM: mean of the middle half of all tasks' seeds; not given where a \
 task has no finished seed.
 - Not averaged: 1 failed at 50 %, 1 waiting, 3 running at 10-37 %, 1 lost at 12 %, 1 incomplete at 100 %.

@@ -1,0 +1,1 @@
+"""The browser views of `results.db`: `app.py` is the navigation, each page is a file in `views/`."""

@@ -1,0 +1,86 @@
+"""What the pages read: the database, opened read-only, and files in run folders. Nothing here writes.
+
+An answer is kept as long as the database file is the same, and a collect that changes it makes all answers new.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import streamlit as st
+
+from mac_bench import queries
+
+Answer = TypeVar("Answer")
+
+TAIL_BYTES = 20_000
+"""of a log that is shown"""
+
+
+class Source(NamedTuple):
+    """Where the results are."""
+
+    database: Path
+    runs: Path
+
+
+@st.cache_resource(max_entries=1)
+def source() -> Source:
+    """As `mac-bench dashboard` names it on the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--db", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    options = parser.parse_args(sys.argv[1:])
+    return Source(options.db, options.runs)
+
+
+def version() -> tuple[int, int]:
+    """Of the database: it changes with every collect that found something."""
+    try:
+        found = source().database.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def ask(query: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+    """`query(database, ...)`, for instance of `mac_bench.queries`; what it raises is raised here."""
+    return _kept(f"{query.__module__}.{query.__qualname__}", version(), args, kwargs, query)
+
+
+def derive(function: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+    """`function(...)` of data that come from the database, once for each version of it."""
+    return _derived(f"{function.__module__}.{function.__qualname__}", version(), args, kwargs, function)
+
+
+@st.cache_data(max_entries=100, show_spinner=False)
+def _kept(name: str, version: tuple[int, int], args: Any, kwargs: Any, _query: Callable[..., Any]) -> Any:
+    return _query(source().database, *args, **kwargs)
+
+
+@st.cache_data(max_entries=100, show_spinner="computing ...")
+def _derived(name: str, version: tuple[int, int], args: Any, kwargs: Any, _function: Callable[..., Any]) -> Any:
+    return _function(*args, **kwargs)
+
+
+def log_tail(run: str) -> str | None:
+    """The end of what a run printed; None where it has no log."""
+    path = source().runs / run / "log.txt"
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def videos(run: str) -> list[Path]:
+    """The films in a run's folder."""
+    return sorted((source().runs / run).glob("videos/*.mp4"))
+
+
+def suites() -> Any:
+    """See `queries.suites`."""
+    return ask(queries.suites)

@@ -1,0 +1,58 @@
+"""Campaign board: every run of a suite by its state, refreshed as it goes; why one died is a click away."""
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import filters
+from dashboard.source import ask, log_tail
+from mac_bench import charts, queries
+from mac_bench.errors import UserError
+
+REFRESH_S = 10
+PANELS = 12
+"""tasks that are shown where none is named"""
+
+
+def show() -> None:
+    """The page."""
+    st.title("Campaign board")
+    suite = filters.suite()
+    runs = ask(queries.results, suite)
+    labels, tasks = filters.chosen(runs, "label", "methods"), filters.chosen(runs, "task", "tasks", PANELS)
+    board(suite, labels, tasks)
+
+
+@st.fragment(run_every=REFRESH_S)
+def board(suite: str, labels: list[str], tasks: list[str]) -> None:
+    """The live part."""
+    runs = ask(queries.results, suite, label=labels, task=tasks)
+    if runs.empty:
+        raise UserError("this selection has no runs; choose other methods or tasks")
+    counts = runs["state"].value_counts()
+    st.caption(", ".join(f"{number} {state}" for state, number in counts.items()) + f". Looked at every {REFRESH_S} s.")
+    cells = runs[["label", "task", "seed", "state", "reason", "run"]].assign(progress=runs["step"] / runs["steps"])
+    st.altair_chart(charts.board(cells))
+    st.subheader("Why")
+    ended = runs[runs["state"].isin(["failed", "lost", "stopped"])]
+    if ended.empty:
+        st.caption("No run of this selection is failed, lost or stopped.")
+        return
+    st.caption(f"{len(ended)} runs that do not go on by themselves. Click a row to see the end of its log.")
+    reasons(ended.reset_index(drop=True))
+
+
+def reasons(ended: pd.DataFrame) -> None:
+    """A row for each, and the chosen one's log."""
+    picked = st.dataframe(
+        ended[["label", "task", "seed", "state", "reason", "step", "host", "run"]],
+        hide_index=True,
+        key="ended",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={"reason": st.column_config.TextColumn(width="large")},
+    )
+    if rows := picked["selection"]["rows"]:
+        run = ended.iloc[rows[0]]
+        filters.link(run["run"])
+        st.code(run["reason"] or "no reason on record", language=None, wrap_lines=True)
+        st.code(log_tail(run["run"]) or "no log", language=None, height=300)

@@ -1,0 +1,71 @@
+"""Overview: how far each suite is, and what needs a person."""
+
+import time
+
+import streamlit as st
+
+from dashboard import filters
+from dashboard.source import ask, suites
+from mac_bench import queries
+from mac_bench.errors import UserError
+
+ATTENTION = ("failed", "lost", "stopped")
+"""states that do not end by themselves"""
+SHOWN = 100
+"""runs that are listed, of those that need attention"""
+ORDER = ("finished", "running", "waiting", *ATTENTION)
+
+
+def show() -> None:
+    """The page."""
+    st.title("Overview")
+    if suites().empty:
+        raise UserError("the database holds no suite yet; start one with 'mac-bench run SUITE', then this page fills")
+    progress()
+    attention()
+
+
+def progress() -> None:
+    """A row for each suite."""
+    known, counted = suites().set_index("name"), ask(queries.states)
+    by_state = counted.pivot_table(index="suite", columns="state", values="runs", aggfunc="sum", fill_value=0)
+    states = [state for state in ORDER if state in by_state]
+    updates = counted.groupby("suite")[["done", "updates"]].sum()
+    table = by_state[states].join(updates["done"].div(updates["updates"]).rename("progress"))
+    table.insert(0, "runs", by_state.sum(axis=1))
+    table.insert(0, "about", known["about"])
+    st.dataframe(
+        table.rename_axis("suite").reset_index(),
+        hide_index=True,
+        column_config={
+            "progress": st.column_config.ProgressColumn("updates made", format="percent", min_value=0, max_value=1)
+        },
+    )
+
+
+def attention() -> None:
+    """The runs that will not end by themselves, and why."""
+    st.subheader("Needs attention")
+    counted = ask(queries.states)
+    number = int(counted.loc[counted["state"].isin(ATTENTION), "runs"].sum())
+    if not number:
+        st.success("Nothing: no run is failed, lost or stopped.", icon=":material/check:")
+        return
+    found = ask(queries.in_state, ATTENTION, SHOWN)
+    st.caption(f"{number} runs; the latest {len(found)} here. The board has all of them. Click a row to see the run.")
+    ago = (time.time() - found["heartbeat"].astype(float)) / 3600
+    table = found.assign(progress=found["step"] / found["steps"], seen=ago.round(1))
+    picked = st.dataframe(
+        table[["suite", "label", "task", "seed", "state", "reason", "progress", "seen", "host", "run"]],
+        hide_index=True,
+        key="attention",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+            "seen": st.column_config.NumberColumn("seen, hours ago"),
+            "reason": st.column_config.TextColumn(width="large"),
+        },
+    )
+    if rows := picked["selection"]["rows"]:
+        filters.link(found["run"].iloc[rows[0]])

@@ -1,0 +1,44 @@
+"""Statistics: who wins over all tasks, and whether the difference is more than luck."""
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import filters
+from dashboard.source import derive
+from mac_bench import charts, compare
+from mac_bench.errors import UserError
+
+PERCENT = (0.0, 100.0)
+
+
+def show() -> None:
+    """The page."""
+    st.title("Statistics")
+    runs = filters.results(filters.suite())
+    labels = list(dict.fromkeys(runs["label"]))
+    scores = filters.complete(runs)
+    scores = scores.drop_duplicates(["label", "task", "seed"])
+    aggregates = derive(compare.aggregates, scores, bounds=PERCENT)
+    st.altair_chart(charts.intervals(aggregates, labels=labels))
+    lacking = aggregates[aggregates["tasks"] < aggregates["of"]]
+    if not lacking.empty:
+        names = ", ".join(sorted(set(lacking["label"])))
+        st.caption(f"Without a number, as some of the tasks have no complete run of theirs: {names}.")
+    st.subheader("Score distributions")
+    st.altair_chart(charts.profiles(derive(compare.profiles, scores), labels=labels))
+    if scores["label"].nunique() < 2:
+        raise UserError("with one method there is nothing to compare")
+    st.subheader("Probability of improvement")
+    st.altair_chart(charts.improvement(derive(compare.improvement, scores), labels=labels))
+    st.subheader("Differences")
+    differences(derive(compare.compare, scores))
+
+
+def differences(found: pd.DataFrame) -> None:
+    """Means of pairs of runs with the same task and seed."""
+    st.caption(
+        "x less y in percent points, over pairs of runs with the same task and seed. p: sign-flip permutation test; "
+        "p_corrected: by Holm for the number of comparisons here."
+    )
+    st.altair_chart(charts.comparison(found))
+    st.dataframe(found, hide_index=True)
