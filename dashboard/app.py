@@ -1,29 +1,15 @@
 """The dashboard, which `mac-bench dashboard` starts: its pages, and what they say where something is missing."""
 
-from collections.abc import Callable
-
 import streamlit as st
 
+from dashboard.source import guarded
 from dashboard.views import board, cost, curves, horizon, leaderboard, overview, run, statistics
-from mac_bench.errors import UserError
 
 
 def page(module, title: str, icon: str, default: bool = False):
     """A page whose expected errors are one line for people and not a trace."""
     name = module.__name__.rpartition(".")[2]
     return st.Page(guarded(module.show), title=title, icon=icon, url_path=name, default=default)
-
-
-def guarded(show: Callable[[], None]) -> Callable[[], None]:
-    """`show`, with what it cannot show said in place of it."""
-
-    def guarded() -> None:
-        try:
-            show()
-        except UserError as error:
-            st.info(str(error).replace("`", "'"), icon=":material/info:")
-
-    return guarded
 
 
 def main() -> None:

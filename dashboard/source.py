@@ -6,12 +6,13 @@ An answer is kept as long as the database file is the same, and a collect that c
 import argparse
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import streamlit as st
 
-from mac_bench import queries
+from mac_bench.errors import UserError
 
 Answer = TypeVar("Answer")
 
@@ -65,6 +66,19 @@ def _derived(name: str, version: tuple[int, int], args: Any, kwargs: Any, _funct
     return _function(*args, **kwargs)
 
 
+def guarded(show: Callable[..., None]) -> Callable[..., None]:
+    """`show`, with a line in place of what it cannot show."""
+
+    @wraps(show)
+    def guarded(*args: Any) -> None:
+        try:
+            show(*args)
+        except UserError as error:
+            st.info(str(error).replace("`", "'"), icon=":material/info:")
+
+    return guarded
+
+
 def log_tail(run: str) -> str | None:
     """The end of what a run printed; None where it has no log."""
     path = source().runs / run / "log.txt"
@@ -79,8 +93,3 @@ def log_tail(run: str) -> str | None:
 def videos(run: str) -> list[Path]:
     """The films in a run's folder."""
     return sorted((source().runs / run).glob("videos/*.mp4"))
-
-
-def suites() -> Any:
-    """See `queries.suites`."""
-    return ask(queries.suites)

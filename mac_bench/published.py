@@ -139,7 +139,7 @@ def horizon_of(task: str, table: pd.DataFrame | None = None) -> Horizon:
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFrame:
     """Each of our rows with each published number of its task and method; settings are not compared.
 
-    `ours` has OURS: mean and std over seeds in %, steps = updates, mujoco as `store.results` says them; and may have
+    `ours` has OURS: mean and std over seeds in %, steps = updates, mujoco as `queries.results` says them; and may have
     `rows` (transitions for training) and `made_here` (bool), as `generate.listing` says them: without these it cannot
     be known whether the data are the published ones. A label that is printed as a method, e.g. `MAC (FQL)`, is that
     method; any other is its agent's plain method. A task with rewards is put beside the mean over tasks 1 to 5 too.

@@ -175,7 +175,7 @@ def attempts(database: Path, run: str) -> "DataFrame":
 
 def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "DataFrame":
     """One row per run of the suite: label, run, agent, task, seed, state, steps, step, updates_per_s, attempts,
-    seconds (of all attempts that ended, and of evaluations beyond them), evaluating (seconds of that), device,
+    seconds (of all attempts, each until its end or its last sign of life), evaluating (seconds of that), device,
     to_target (seconds of attempts until the first evaluation with a success of at least `target`; NaN before it),
     memory_mb and device_memory_mb (the highest peak of any attempt)."""
     spent = sa.func.max(sa.func.coalesce(ATTEMPTS.c.end_time, RUNS.c.heartbeat) - ATTEMPTS.c.start_time, 0)
@@ -223,7 +223,7 @@ def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "Da
 
 @dataclass(frozen=True)
 class Results:
-    """A database, for notebooks: `mac_bench.results().runs(task="cube-double-play-oraclerep-v0")`.
+    """A database, for notebooks: `Results(Path("runs/results.db")).runs(task="cube-double-play-oraclerep-v0")`.
 
     Each method gives one tidy frame over the named suite, or over all suites, with the column `suite` first. The other
     arguments filter in SQL, by one value or several.

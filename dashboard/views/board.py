@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import filters
-from dashboard.source import ask, log_tail
+from dashboard.source import ask, guarded, log_tail
 from mac_bench import charts, queries
 from mac_bench.errors import UserError
 
@@ -16,16 +16,14 @@ PANELS = 12
 def show() -> None:
     """The page."""
     st.title("Campaign board")
-    suite = filters.suite()
-    runs = ask(queries.results, suite)
-    labels, tasks = filters.chosen(runs, "label", "methods"), filters.chosen(runs, "task", "tasks", PANELS)
-    board(suite, labels, tasks)
+    board(filters.selection(PANELS))
 
 
 @st.fragment(run_every=REFRESH_S)
-def board(suite: str, labels: list[str], tasks: list[str]) -> None:
+@guarded  # here too: it is run again without the page around it
+def board(selection: filters.Selection) -> None:
     """The live part."""
-    runs = ask(queries.results, suite, label=labels, task=tasks)
+    runs = selection.of(ask(queries.results, selection.suite))
     if runs.empty:
         raise UserError("this selection has no runs; choose other methods or tasks")
     counts = runs["state"].value_counts()
@@ -33,7 +31,7 @@ def board(suite: str, labels: list[str], tasks: list[str]) -> None:
     cells = runs[["label", "task", "seed", "state", "reason", "run"]].assign(progress=runs["step"] / runs["steps"])
     st.altair_chart(charts.board(cells))
     st.subheader("Why")
-    ended = runs[runs["state"].isin(["failed", "lost", "stopped"])]
+    ended = runs[runs["state"].isin(filters.ATTENTION)]
     if ended.empty:
         st.caption("No run of this selection is failed, lost or stopped.")
         return

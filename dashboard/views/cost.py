@@ -12,12 +12,9 @@ from mac_bench.errors import UserError
 def show() -> None:
     """The page."""
     st.title("Cost")
-    suite = filters.suite()
+    chosen = filters.selection()
     target = st.slider("success to reach, in %", 5, 100, 50, step=5, key="target", bind="query-params")
-    runs = ask(queries.results, suite)
-    labels = list(dict.fromkeys(runs["label"]))
-    chosen, tasks = filters.chosen(runs, "label", "methods"), filters.chosen(runs, "task", "tasks")
-    found = ask(queries.costs, suite, target / 100, label=chosen, task=tasks)
+    found = ask(queries.costs, chosen.suite, target / 100, label=chosen.labels, task=chosen.tasks)
     found = found[found["attempts"] > 0]
     if found.empty:
         raise UserError("no run of this selection has begun")
@@ -28,7 +25,7 @@ def show() -> None:
     )
     for of in ("seconds", "to_target", "updates_per_s"):
         if found[of].notna().any():
-            st.altair_chart(charts.costs(found, of, labels=labels))
+            st.altair_chart(charts.costs(found, of, labels=chosen.every))
 
 
 def summary(found: pd.DataFrame, target: int) -> pd.DataFrame:

@@ -15,27 +15,25 @@ PANELS = 6
 def show() -> None:
     """The page."""
     st.title("Curves")
-    suite = filters.suite()
-    runs = ask(queries.results, suite)
-    labels = list(dict.fromkeys(runs["label"]))
-    chosen, tasks = filters.chosen(runs, "label", "methods"), filters.chosen(runs, "task", "tasks", PANELS)
+    chosen = filters.selection(PANELS)
     with st.container(horizontal=True):
         x = st.segmented_control("against", ["updates", "hours"], default="updates", key="x", bind="query-params")
         single = st.toggle("single seeds", key="seeds", bind="query-params")
         smooth = st.number_input(
             "mean of so many evaluations", min_value=1, max_value=20, key="smooth", bind="query-params"
         )
-    found = ask(queries.curves, suite, label=chosen, task=tasks)
+    found = ask(queries.curves, chosen.suite, label=chosen.labels, task=chosen.tasks)
     if found.empty:
         raise UserError("no run of this selection has been evaluated yet")
     rows = evaluations(found, int(smooth))
     bands = derive(compare.curve, rows)
     if x == "hours":
         bands = bands.merge(hours(found), on=["label", "task", "step"])
+        st.caption("Hours are counted from each run's first evaluation, with the time between its attempts.")
     if smooth > 1:
         st.caption(f"Smoothed: each point is the mean of a run's last {smooth} evaluations.")
     seeds = rows.assign(seed=rows["run"]) if single and x != "hours" else None
-    st.altair_chart(charts.curves(bands, "hours" if x == "hours" else "step", seeds=seeds, labels=labels))
+    st.altair_chart(charts.curves(bands, "hours" if x == "hours" else "step", seeds=seeds, labels=chosen.every))
     st.caption(
         f"{found['run'].nunique()} runs. Bands: 95 % interval over seeds. A curve ends where its shortest run does."
     )
@@ -54,7 +52,7 @@ def evaluations(found: pd.DataFrame, smooth: int) -> pd.DataFrame:
 
 
 def hours(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean hours of wall-clock from each run's first evaluation's beginning to each step: label, task, step, hours."""
+    """Mean hours of wall-clock since each run's first evaluation: label, task, step, hours."""
     began = found.groupby(["label", "run"])["time"].transform("min")
     rows = found[["label", "task", "step"]].assign(hours=(found["time"] - began) / 3600)
     return rows.groupby(["label", "task", "step"], sort=False, as_index=False)["hours"].mean()

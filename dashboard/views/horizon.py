@@ -16,11 +16,9 @@ AHEAD = ("model_error/10", "model_error/50", "model_error/100")
 def show() -> None:
     """The page."""
     st.title("Long horizon")
-    suite = filters.suite()
-    runs = filters.results(suite)
-    labels = list(dict.fromkeys(runs["label"]))
+    chosen = filters.selection()
     st.subheader("Success against the task's length")
-    scores = filters.complete(runs)
+    scores = filters.complete(chosen.of(ask(queries.results, chosen.suite)))
     found = derive(by_length, scores)
     unknown = sorted(set(scores["task"]) - set(found["task"]))
     if unknown:
@@ -28,12 +26,13 @@ def show() -> None:
     if found.empty:
         st.caption("No task of this selection has a known length.")
     else:
-        st.altair_chart(charts.horizon(found, labels=labels))
+        st.altair_chart(charts.horizon(found, labels=chosen.every))
     st.subheader("Model error against actions ahead")
-    errors = derive(last_errors, ask(queries.measured, suite, AHEAD), list(set(runs["run"])))
+    measured = ask(queries.measured, chosen.suite, AHEAD, label=chosen.labels, task=chosen.tasks)
+    errors = derive(last_errors, measured)
     if errors.empty:
         raise UserError("no run of this selection has recorded a model error: its method has no world model")
-    st.altair_chart(charts.model_error(errors, labels=labels))
+    st.altair_chart(charts.model_error(errors, labels=chosen.every))
     st.caption(
         "Mean squared error of the state that the model predicts, at each run's last evaluation, on held-out episodes. "
         "Unit: half the range of each dimension in the training data."
@@ -42,9 +41,9 @@ def show() -> None:
 
 def by_length(scores: pd.DataFrame) -> pd.DataFrame:
     """label, task, environment, episode_limit, mean, low, high, n of the tasks whose length is known."""
-    rows = []
+    table, rows = published.horizons(), []
     for (label, task), own in scores.groupby(["label", "task"], sort=False):
-        length = published.horizon_of(task)
+        length = published.horizon_of(task, table)
         low, high = bootstrap_interval([own["score"].to_numpy()], task_mean, bounds=(0, 100))
         rows.append(
             {"label": label, "task": task, "environment": length.environment, "episode_limit": length.episode_limit}
@@ -54,9 +53,8 @@ def by_length(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).dropna(subset="episode_limit")
 
 
-def last_errors(found: pd.DataFrame, runs: list[str]) -> pd.DataFrame:
+def last_errors(found: pd.DataFrame) -> pd.DataFrame:
     """label, task, ahead, mean, low, high, n over the runs' last model errors."""
-    found = found[found["run"].isin(runs)]
     last = found.sort_values("step").groupby(["run", "name"], sort=False).tail(1)
     rows = []
     for (label, task, name), own in last.groupby(["label", "task", "name"], sort=False):

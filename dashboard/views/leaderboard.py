@@ -6,16 +6,16 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import filters
-from dashboard.source import derive
-from mac_bench import published, report
+from dashboard.source import ask, derive
+from mac_bench import published, queries, report
 from mac_bench.errors import UserError
 
 
 def show() -> None:
     """The page."""
     st.title("Leaderboard")
-    suite = filters.suite()
-    runs = filters.results(suite)
+    chosen = filters.selection()
+    runs = chosen.of(ask(queries.results, chosen.suite))
     if runs.empty:
         raise UserError("this selection has no runs; choose other methods or tasks")
     built = derive(report.build, runs)
@@ -23,7 +23,7 @@ def show() -> None:
         st.warning(warning.replace("`", "'"), icon=":material/warning:")
     table = grid(built)
     st.dataframe(table, hide_index=True, column_config={"method": st.column_config.TextColumn(pinned=True)})
-    exports(built, table, suite)
+    exports(built, table, chosen.suite)
     with st.expander("How these numbers are made", expanded=True):
         for note in built.notes:
             st.text(note)

@@ -5,29 +5,24 @@ import time
 import streamlit as st
 
 from dashboard import filters
-from dashboard.source import ask, suites
+from dashboard.source import ask
 from mac_bench import queries
-from mac_bench.errors import UserError
 
-ATTENTION = ("failed", "lost", "stopped")
-"""states that do not end by themselves"""
 SHOWN = 100
 """runs that are listed, of those that need attention"""
-ORDER = ("finished", "running", "waiting", *ATTENTION)
+ORDER = ("finished", "running", "waiting", *filters.ATTENTION)
 
 
 def show() -> None:
     """The page."""
     st.title("Overview")
-    if suites().empty:
-        raise UserError("the database holds no suite yet; start one with 'mac-bench run SUITE', then this page fills")
     progress()
     attention()
 
 
 def progress() -> None:
     """A row for each suite."""
-    known, counted = suites().set_index("name"), ask(queries.states)
+    known, counted = filters.suites().set_index("name"), ask(queries.states)
     by_state = counted.pivot_table(index="suite", columns="state", values="runs", aggfunc="sum", fill_value=0)
     states = [state for state in ORDER if state in by_state]
     updates = counted.groupby("suite")[["done", "updates"]].sum()
@@ -47,11 +42,11 @@ def attention() -> None:
     """The runs that will not end by themselves, and why."""
     st.subheader("Needs attention")
     counted = ask(queries.states)
-    number = int(counted.loc[counted["state"].isin(ATTENTION), "runs"].sum())
+    number = int(counted.loc[counted["state"].isin(filters.ATTENTION), "runs"].sum())
     if not number:
         st.success("Nothing: no run is failed, lost or stopped.", icon=":material/check:")
         return
-    found = ask(queries.in_state, ATTENTION, SHOWN)
+    found = ask(queries.in_state, filters.ATTENTION, SHOWN)
     st.caption(f"{number} runs; the latest {len(found)} here. The board has all of them. Click a row to see the run.")
     ago = (time.time() - found["heartbeat"].astype(float)) / 3600
     table = found.assign(progress=found["step"] / found["steps"], seen=ago.round(1))

@@ -14,7 +14,7 @@ from mac_bench.errors import UserError
 def show() -> None:
     """The page."""
     st.title("Run")
-    name = st.text_input("run", key="run", bind="query-params", placeholder="a run's id, or its beginning").strip()
+    name = st.text_input("run", key="run", bind="query-params", placeholder="a run's id").strip()
     if not name:
         raise UserError("name a run by its id: the overview, the board and the leaderboard lead to them")
     run = ask(queries.run, name)

@@ -4,8 +4,8 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import filters
-from dashboard.source import derive
-from mac_bench import charts, compare
+from dashboard.source import ask, derive
+from mac_bench import charts, compare, queries
 from mac_bench.errors import UserError
 
 PERCENT = (0.0, 100.0)
@@ -14,10 +14,9 @@ PERCENT = (0.0, 100.0)
 def show() -> None:
     """The page."""
     st.title("Statistics")
-    runs = filters.results(filters.suite())
-    labels = list(dict.fromkeys(runs["label"]))
-    scores = filters.complete(runs)
-    scores = scores.drop_duplicates(["label", "task", "seed"])
+    chosen = filters.selection()
+    labels = chosen.every
+    scores = filters.complete(chosen.of(ask(queries.results, chosen.suite)))
     aggregates = derive(compare.aggregates, scores, bounds=PERCENT)
     st.altair_chart(charts.intervals(aggregates, labels=labels))
     lacking = aggregates[aggregates["tasks"] < aggregates["of"]]
