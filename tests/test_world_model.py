@@ -251,7 +251,7 @@ def test_the_elites_are_those_with_the_lowest_errors():
 
 def test_more_elites_than_members_are_refused():
     with pytest.raises(UserError, match="elites is 3, but the ensemble has 2 members"):
-        parse(EnsembleSettings, {"members": 2, "elites": 3}, "settings")
+        parse(EnsembleSettings, {"dynamics_training": "pretrained", "members": 2, "elites": 3}, "settings")
 
 
 SHORT = {"dynamics_training": "pretrained", "holdout_every": 2, "patience": 1, "model_updates": 5}
