@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ def campaign(tmp_path_factory) -> Path:
 def opened(page: str, database: Path, monkeypatch, **query: str) -> AppTest:
     """A page as the navigation shows it."""
     monkeypatch.setattr("sys.argv", ["app.py", "--db", str(database), "--runs", str(database.parent)])
+    # Streamlit leaves its page there as the main module, which every process that is spawned later would run
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     app = AppTest.from_string(
         "from dashboard.source import guarded, source\n"
         f"from dashboard.views import {page}\n"
