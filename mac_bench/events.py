@@ -53,7 +53,8 @@ class Log(NamedTuple):
 
     evaluations: list[Row]
     metrics: list[Row]
-    attempts: list[Row]
+    attempts: dict[int, Row]
+    """attempt -> the columns that these lines tell of: of its start, of its end, and when it was last seen"""
     damaged: list[int]
     """where the lines begin that could not be read, in bytes"""
 
@@ -66,6 +67,7 @@ def read_plan(path: Path) -> Plan:
         configs = [parse(RunConfig, member["config"], str(path)) for member in planned]
         members = [
             {"suite": name, "position": position, "run": config.id, "label": str(member["label"])}
+            | {"tags": [str(tag) for tag in member.get("tags", [])]}
             for position, (member, config) in enumerate(zip(planned, configs, strict=True))
         ]
         own = {"name": name, "about": str(suite["about"]), "average_last": int(suite["average_last"])}
@@ -120,7 +122,7 @@ def _hash(text: bytes) -> str:
 
 def read_log(run: str, text: bytes) -> Log:
     """The rows of a log's whole lines. A damaged line is counted and passed over."""
-    log, start = Log([], [], [], []), 0
+    log, start = Log([], [], {}, []), 0
     for line in text.split(b"\n")[:-1]:
         try:
             if line.strip():
@@ -134,6 +136,7 @@ def read_log(run: str, text: bytes) -> Log:
 def _add(log: Log, run: str, event: Row) -> None:
     kind, step, time_s = event["kind"], int(event["step"]), float(event["time"])
     key = {"run": run, "attempt": int(event["attempt"])}
+    attempt = log.attempts.get(key["attempt"], key) | {"seen_time": time_s}
     if kind == "metrics":
         values = event["values"] | {"updates_per_s": event["updates_per_s"]}
         log.metrics.extend(_metrics(run, step, values))
@@ -144,12 +147,13 @@ def _add(log: Log, run: str, event: Row) -> None:
     elif kind == "attempt":
         start = {"start_time": time_s, "start_step": step, "host": str(event["host"]), "pid": int(event["pid"])}
         no_end = dict.fromkeys(("end_time", "end_step", "state", "reason"))
-        log.attempts.append({**key, **start, **no_end, "environment": dict(event["environment"])})
+        attempt |= {**start, **no_end, "environment": dict(event["environment"])}
     elif kind == "end":
         reason = None if event["reason"] is None else str(event["reason"])
-        end = {"end_time": time_s, "end_step": step, "state": str(event["state"]), "reason": reason}
-        log.attempts.append(key | end)
-    # any other kind is of a later version, and not for these tables
+        attempt |= {"end_time": time_s, "end_step": step, "state": str(event["state"]), "reason": reason}
+    else:
+        return  # of a later version, and not for these tables
+    log.attempts[key["attempt"]] = attempt
 
 
 def _metrics(run: str, step: int, values: Row) -> list[Row]:

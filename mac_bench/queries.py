@@ -1,7 +1,7 @@
 """What reports, notebooks and the dashboard ask of `results.db`: tidy pandas frames, filtered in SQL, read-only.
 
 All of them raise UserError where there is no database, where it is not ours, or where it has no such suite or run.
-`**where` narrows a suite down by label, run, agent, task, seed or state: one value, several, or None for all.
+`**where` narrows a suite down by label, run, agent, task, seed, state or tag: one value, several, or None for all.
 """
 
 from collections import defaultdict
@@ -28,6 +28,7 @@ OF_RUN = ("agent", "task", "seed", "state")
 """what every row of a suite's runs says, after its label and its run"""
 MEMORY = ("memory_mb", "device_memory_mb")
 """what an evaluation records of the process's peak"""
+_TAG = sa.func.json_each(MEMBERS.c.tags).table_valued("value")
 WORLD = ("data", "mujoco", "ogbench")
 """what of an attempt's environment decides whether two numbers may be compared"""
 
@@ -127,16 +128,28 @@ def run(database: Path, run: str) -> dict[str, Any]:
     return {**row, "suites": [(member.suite, member.label) for member in named]}
 
 
+def tags(database: Path, suite: str) -> list[str]:
+    """The tags of a suite's runs, sorted."""
+    query = sa.select(_TAG.c.value).select_from(MEMBERS.join(_TAG, sa.true())).where(MEMBERS.c.suite == suite)
+    with _query(database) as connection:
+        return list(connection.scalars(query.distinct().order_by(_TAG.c.value)))
+
+
 # -- what was recorded -----------------------------------------------------------------------------------------------
 
 
 def curves(database: Path, suite: str, every_task: bool = False, **where: Some) -> "DataFrame":
     """One row per evaluation of the suite's runs, by run and step: label, run, agent, task, seed, state, eval_task,
-    step, episodes, attempt, success, return, length, seconds, time. `eval_task` is 0, the mean over the evaluation
-    tasks; with `every_task` there is a row for each of them too."""
+    step, episodes, attempt, success, return, length, seconds, time, spent (seconds of all attempts until then; NaN
+    where the attempt's start is not on record). `eval_task` is 0, the mean over the evaluation tasks; with `every_task`
+    there is a row for each of them too."""
     own = [EVALUATIONS.c.task.label("eval_task"), *(c for c in EVALUATIONS.c if c.name not in ("run", "task"))]
     kept = [] if every_task else [EVALUATIONS.c.task == OVERALL]
-    return _recorded(database, suite, EVALUATIONS, own, kept, **where)
+    frame = _recorded(database, suite, EVALUATIONS, own, kept, **where)
+    with _query(database) as connection:
+        began = _frame(connection, sa.select(_spans(suite)))
+    began = frame[["run", "attempt"]].merge(began, how="left", on=["run", "attempt"])
+    return frame.assign(spent=frame["time"] - began["start_time"].astype(float) + began["before"].astype(float))
 
 
 def measured(database: Path, suite: str, names: Some = None, **where: Some) -> "DataFrame":
@@ -175,45 +188,31 @@ def attempts(database: Path, run: str) -> "DataFrame":
 
 def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "DataFrame":
     """One row per run of the suite: label, run, agent, task, seed, state, steps, step, updates_per_s, attempts,
-    seconds (of all attempts, each until its end or its last sign of life), evaluating (seconds of that), device,
-    to_target (seconds of attempts until the first evaluation with a success of at least `target`; NaN before it),
-    memory_mb and device_memory_mb (the highest peak of any attempt)."""
-    spent = sa.func.max(sa.func.coalesce(ATTEMPTS.c.end_time, RUNS.c.heartbeat) - ATTEMPTS.c.start_time, 0)
-    own = ATTEMPTS.c.run == MEMBERS.c.run
+    seconds (of all attempts, each until its end or its last line), evaluating (seconds of that), device, to_target
+    (seconds of attempts until the first evaluation with a success of at least `target`; NaN before it), memory_mb and
+    device_memory_mb (the highest peak of any attempt)."""
+    own, spans = ATTEMPTS.c.run == MEMBERS.c.run, _spans(suite)
+    evaluated = (EVALUATIONS.c.run == MEMBERS.c.run, EVALUATIONS.c.task == OVERALL)
     reached = (
-        sa.select(sa.func.min(EVALUATIONS.c.time))
-        .where(EVALUATIONS.c.run == MEMBERS.c.run, EVALUATIONS.c.task == OVERALL, EVALUATIONS.c.success >= target)
-        .correlate(MEMBERS)  # it stands in another subquery, where SQLAlchemy would not see the run that is meant
-        .scalar_subquery()
+        sa.select(sa.func.min(EVALUATIONS.c.time - spans.c.start_time + spans.c.before))
+        .join_from(EVALUATIONS, spans, _same_attempt(spans))
+        .where(*evaluated, EVALUATIONS.c.success >= target)
     )
-    # of attempts before the one that got there all counts, and of that one what lies before
-    until = sa.func.max(sa.func.min(sa.func.coalesce(ATTEMPTS.c.end_time, reached), reached) - ATTEMPTS.c.start_time, 0)
-    columns = [
-        RUNS.c.steps,
-        RUNS.c.step,
-        RUNS.c.updates_per_s,
-        sa.select(sa.func.count()).where(own).scalar_subquery().label("attempts"),
-        sa.select(sa.func.sum(spent)).where(own).scalar_subquery().label("seconds"),
-        sa.select(sa.func.sum(EVALUATIONS.c.seconds))
-        .where(EVALUATIONS.c.run == MEMBERS.c.run, EVALUATIONS.c.task == OVERALL)
-        .scalar_subquery()
-        .label("evaluating"),
-        sa.select(sa.func.max(ATTEMPTS.c.environment["device"].as_string()))
-        .where(own)
-        .scalar_subquery()
-        .label("device"),
-        sa.select(sa.func.sum(until)).where(own).scalar_subquery().label("to_target"),
-        *(
-            sa.select(sa.func.max(METRICS.c.value))
-            .where(METRICS.c.run == MEMBERS.c.run, METRICS.c.name == name)
-            .scalar_subquery()
-            .label(name)
-            for name in MEMORY
-        ),
-    ]
+    columns = {
+        "attempts": sa.select(sa.func.count()).where(own),
+        "seconds": sa.select(sa.func.sum(spans.c.span)).where(spans.c.run == MEMBERS.c.run),
+        "evaluating": sa.select(sa.func.sum(EVALUATIONS.c.seconds)).where(*evaluated),
+        "device": sa.select(sa.func.max(ATTEMPTS.c.environment["device"].as_string())).where(own),
+        "to_target": reached,
+    }
+    for name in MEMORY:
+        mine = (METRICS.c.run == MEMBERS.c.run, METRICS.c.name == name)
+        columns[name] = sa.select(sa.func.max(METRICS.c.value)).where(*mine)
+    parts = [query.correlate(MEMBERS).scalar_subquery().label(name) for name, query in columns.items()]
+    query = _of_suite(suite, [RUNS.c.steps, RUNS.c.step, RUNS.c.updates_per_s, *parts], **where)
     with _query(database) as connection:
         _average_last(connection, suite)
-        frame = _frame(connection, _of_suite(suite, columns, **where).order_by(MEMBERS.c.position))
+        frame = _frame(connection, query.order_by(MEMBERS.c.position))
     numbers = ["updates_per_s", "seconds", "evaluating", "to_target", *MEMORY]
     return frame.astype(dict.fromkeys(numbers, float))
 
@@ -273,11 +272,27 @@ def _average_last(connection: Connection, suite: str) -> int:
 def _of_suite(suite: str, columns: Iterable[sa.ColumnElement], **where: Some) -> sa.Select:
     """label, run, agent, task, seed, state and `columns` of a suite's runs."""
     named = {"label": MEMBERS.c.label, "run": MEMBERS.c.run} | {name: RUNS.c[name] for name in OF_RUN}
-    if wrong := where.keys() - named:
-        raise UserError(f"{unknown('filter', sorted(wrong)[0], named)}")
+    if wrong := where.keys() - {*named, "tag"}:
+        raise UserError(f"{unknown('filter', sorted(wrong)[0], [*named, 'tag'])}")
     query = sa.select(*named.values(), *columns).join_from(MEMBERS, RUNS, RUNS.c.id == MEMBERS.c.run)
+    tagged = _among(_TAG.c.value, where.pop("tag", None))
     conditions = [condition for name, values in where.items() for condition in _among(named[name], values)]
+    conditions += [sa.select(1).select_from(_TAG).where(condition).correlate(MEMBERS).exists() for condition in tagged]
     return query.where(MEMBERS.c.suite == suite, *conditions)
+
+
+def _spans(suite: str) -> sa.CTE:
+    """All attempts of a suite's runs: run, attempt, start_time, span (seconds until its end or its last line), and
+    `before`, the spans before it together."""
+    span = sa.func.max(sa.func.coalesce(ATTEMPTS.c.end_time, ATTEMPTS.c.seen_time) - ATTEMPTS.c.start_time, 0)
+    earlier = sa.func.sum(span).over(partition_by=ATTEMPTS.c.run, order_by=ATTEMPTS.c.attempt, rows=(None, -1))
+    columns = [span.label("span"), sa.func.coalesce(earlier, 0).label("before")]
+    query = sa.select(ATTEMPTS.c.run, ATTEMPTS.c.attempt, ATTEMPTS.c.start_time, *columns)
+    return query.where(ATTEMPTS.c.run.in_(_members(suite))).cte("spans")
+
+
+def _same_attempt(spans: sa.CTE) -> sa.ColumnElement[bool]:
+    return sa.and_(spans.c.run == EVALUATIONS.c.run, spans.c.attempt == EVALUATIONS.c.attempt)
 
 
 def _listed(values: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from mac_bench.errors import UserError
 from mac_bench.events import Row, read_config, read_log, read_plan, read_state, read_unread
 
-SCHEMA = 1
+SCHEMA = 2
 """bumped whenever a table changes; a database of another schema is refused"""
 
 APPLICATION = 0x4D414342
@@ -43,7 +43,7 @@ def _table(name: str, keys: int, types: dict[str, Any]) -> Table:
 
 
 SUITES = _table("suites", 1, {"name": String, "about": String, "average_last": Integer})
-MEMBERS = _table("members", 2, {"suite": String, "position": Integer, "run": String, "label": String})
+MEMBERS = _table("members", 2, {"suite": String, "position": Integer, "run": String, "label": String, "tags": JSON})
 RUNS = _table(
     "runs",
     1,
@@ -63,7 +63,7 @@ ATTEMPTS = _table(
     2,
     {"run": String, "attempt": Integer, "host": String, "pid": Integer, "environment": JSON}
     | {"start_time": Float, "start_step": Integer, "end_time": Float, "end_step": Integer}
-    | {"state": String, "reason": String},
+    | {"state": String, "reason": String, "seen_time": Float},
 )
 LOGGED = (EVALUATIONS, METRICS, ATTEMPTS)
 
@@ -182,7 +182,7 @@ def _ingest(connection: Connection, folder: Path, silence_s: float, problems: li
         problems.append(f"{folder / 'events.jsonl'}: {len(log.damaged)} damaged lines passed over, {where}")
     _put_many(connection, EVALUATIONS, log.evaluations)
     _put_many(connection, METRICS, log.metrics)
-    for row in log.attempts:  # a start and an end fill different columns of one row
+    for row in log.attempts.values():  # what was not read now keeps its columns
         start_or_end = sqlite.insert(ATTEMPTS).values(row)
         connection.execute(start_or_end.on_conflict_do_update(index_elements=["run", "attempt"], set_=row))
     query = sa.select(ATTEMPTS).where(ATTEMPTS.c.run == run).order_by(ATTEMPTS.c.attempt.desc()).limit(1)

@@ -13,7 +13,7 @@
 
 A task may be a mapping, `task: {dataset: name-in-the-data-folder, steps: 6000}`. An agent may have `steps`, which come
 before a task's and the suite's, a subset of `tasks`, and `per_task: {task: {setting: value}}`, which come before its
-`settings`.
+`settings`. Both may have `tags: [words]`, by which results can be filtered; a run has those of its agent and its task.
 """
 
 import json
@@ -42,6 +42,7 @@ class TaskEntry(Settings):
     dataset: str | None = None
     """name in the data folder; the task's official data where it is not given"""
     steps: Count | None = None
+    tags: tuple[str, ...] = ()
 
 
 class AgentEntry(Settings):
@@ -55,6 +56,7 @@ class AgentEntry(Settings):
     steps: Count | None = None
     tasks: tuple[str, ...] | None = None
     """all tasks of the suite where it is not given"""
+    tags: tuple[str, ...] = ()
 
 
 class Suite(Settings):
@@ -81,6 +83,8 @@ class Member(NamedTuple):
 
     label: str
     run: RunConfig
+    tags: tuple[str, ...] = ()
+    """what results can be filtered by, in no way part of the run"""
 
 
 def load(path: Path) -> Suite:
@@ -110,7 +114,8 @@ def expand(suite: Suite) -> list[Member]:
             for label, entry in suite.agents.items():
                 if entry.tasks is not None and task not in entry.tasks:
                     continue
-                member = Member(label, _run(suite, label, task, seed, modules[label].VERSION))
+                tags = tuple(dict.fromkeys(entry.tags + suite.tasks[task].tags))
+                member = Member(label, _run(suite, label, task, seed, modules[label].VERSION), tags)
                 other = found.setdefault(member.run.id, member)
                 if other is not member:
                     raise UserError(
@@ -124,8 +129,8 @@ def write_membership(root: Path, suite: Suite, members: list[Member]) -> Path:
     """Write `root/suites/<name>.json`: which runs belong to the suite under which label, for status and collector."""
     path = root / "suites" / f"{suite.name}.json"
     runs = [
-        {"run": member.run.id, "label": member.label, "config": member.run.model_dump(mode="json")}
-        for member in members
+        {"run": run.id, "label": label, "tags": list(tags), "config": run.model_dump(mode="json")}
+        for label, run, tags in members
     ]
     content = {"name": suite.name, "about": suite.about, "average_last": suite.average_last, "members": runs}
     try:

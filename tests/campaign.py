@@ -197,7 +197,13 @@ def _evaluations(run: Run) -> list[tuple]:
 
 def _attempts(run: Run) -> list[tuple]:
     environment = json.dumps(run.environment)
-    return [(run.id, a.number, "node1", 7, environment, *a[1:]) for a in run.attempts]
+    return [(run.id, a.number, "node1", 7, environment, *a[1:], _seen(run, a)) for a in run.attempts]
+
+
+def _seen(run: Run, attempt: Attempt) -> float:
+    """When an attempt wrote its last line."""
+    own = [run.time(step) for step in run.steps if run.attempt(step) is attempt]
+    return attempt.end or max(own, default=attempt.start)
 
 
 def _runs(planned: Sequence[tuple[str, RunConfig]], metrics: int, seed: int, now: float) -> Iterator[Run]:
@@ -275,12 +281,19 @@ def _names(count: int) -> list[str]:
     return [*parts, *(f"extra/{i}" for i in range(len(parts), count))][:count]
 
 
+def _tags(run: RunConfig) -> list[str]:
+    return [run.task.partition("-")[0], *([] if run.agent in WITHOUT_MODEL else ["model-based"])]
+
+
 def _write_suites(root: Path, planned: Sequence[tuple[str, RunConfig]]) -> None:
     """`campaign` is all of it; `small` is three methods on two tasks."""
     small = [m for m in planned if m[0] in list(METHODS)[:3] and m[1].task in (TASKS[0], TASKS[-1])]
     for name, of in {"campaign": planned, "small": small}.items():
         about = f"synthetic {MARKUP}"
-        own = [{"run": run.id, "label": label, "config": run.model_dump(mode="json")} for label, run in of]
+        own = [
+            {"run": run.id, "label": label, "tags": _tags(run), "config": run.model_dump(mode="json")}
+            for label, run in of
+        ]
         suite = {"name": name, "about": about, "average_last": 3, "members": own}
         (root / "suites").mkdir(parents=True, exist_ok=True)
         (root / "suites" / f"{name}.json").write_text(json.dumps(suite, indent=1) + "\n")

@@ -1,11 +1,13 @@
 """Run folders and suites as the recorder writes them, line by line, for what reads them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from mac_bench.config import EvalConfig, RunConfig
 
+NO_TAGS: Mapping[str, list] = MappingProxyType({})
 ENVIRONMENT = {"python": "3.11.7", "mujoco": "3.3.7", "ogbench": "1.2.2", "data": "sha-a"}
 
 
@@ -67,8 +69,18 @@ def write_run(root: Path, run: RunConfig, lines: Iterable[dict], state="finished
     return folder / "events.jsonl"
 
 
-def write_suite(root: Path, members: Iterable[tuple[str, RunConfig]], name="first", average_last=2) -> None:
-    listed = [{"run": run.id, "label": label, "config": run.model_dump(mode="json")} for label, run in members]
+def write_suite(
+    root: Path,
+    members: Iterable[tuple[str, RunConfig]],
+    name="first",
+    average_last=2,
+    tags: Mapping[str, list] = NO_TAGS,
+) -> None:
+    """`tags`: by label."""
+    listed = [
+        {"run": run.id, "label": label, "tags": tags.get(label, []), "config": run.model_dump(mode="json")}
+        for label, run in members
+    ]
     suite = {"name": name, "about": "", "average_last": average_last, "members": listed}
     (root / "suites").mkdir(parents=True, exist_ok=True)
     (root / "suites" / f"{name}.json").write_text(json.dumps(suite))

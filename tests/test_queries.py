@@ -1,3 +1,4 @@
+import inspect
 import math
 import os
 import sqlite3
@@ -5,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from run_folders import a_whole_run, ended, evaluated, planned, started, write_run, write_suite
+import sqlalchemy as sa
+from run_folders import a_whole_run, ended, evaluated, measured, planned, started, write_run, write_suite
 
 from mac_bench import queries, store
 from mac_bench.errors import UserError
@@ -77,6 +79,38 @@ def test_curves_are_the_evaluations_in_order(root, database):
     assert queries.curves(database, "first", every_task=True)["eval_task"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_time_spent_is_that_of_the_attempts_and_not_of_the_pauses_between(root, database):
+    """Attempt 1 is killed without a last word, 30 s in; attempt 2 starts much later."""
+    write_suite(root, [("MAC", planned())])
+    at = lambda line, time: line | {"time": time}  # noqa: E731
+    lines = [
+        *(started(time=1000.0), at(evaluated(250, 0.2), 1020.0), at(measured(300), 1030.0)),
+        *(started(2, 250, 9000.0), at(evaluated(500, 0.6, attempt=2), 9008.0)),
+    ]
+    write_run(root, planned(), lines, "running", 600)
+    store.collect(root, database)
+    assert queries.curves(database, "first")["spent"].tolist() == [20, 38]
+    cost = queries.costs(database, "first").iloc[0]
+    assert (cost["seconds"], cost["to_target"]) == (38, 38)
+
+
+def test_runs_are_filtered_by_tag(root, database):
+    tags = {"MAC": ["chunks", "model-based"], "MOPO": ["model-based"]}
+    write_suite(root, [("MAC", planned()), ("MOPO", planned(1)), ("BC", planned(2))], tags=tags)
+    write_run(root, planned(), a_whole_run())
+    store.collect(root, database)
+    assert queries.tags(database, "first") == ["chunks", "model-based"]
+    for tag, labels in [
+        ("chunks", ["MAC"]),
+        (["chunks", "model-based"], ["MAC", "MOPO"]),
+        (None, ["MAC", "MOPO", "BC"]),
+    ]:
+        assert queries.results(database, "first", tag=tag)["label"].tolist() == labels
+        assert queries.costs(database, "first", tag=tag)["label"].tolist() == labels
+    assert set(queries.curves(database, "first", tag="chunks")["label"]) == {"MAC"}
+    assert queries.curves(database, "first", tag="none").empty
+
+
 def test_suites_are_listed_with_their_progress(root, database):
     write_suite(root, [("MAC", planned()), ("MAC", planned(1))])
     write_run(root, planned(), a_whole_run())
@@ -99,6 +133,42 @@ def test_queries_cannot_write(root, database):
         connection.begin(),
     ):
         connection.exec_driver_sql("DELETE FROM runs")
+
+
+CALLS = {
+    **{name: () for name in ("suites", "states")},
+    **{name: ("first",) for name in ("results", "tags", "curves", "measured", "costs")},
+    **{name: (planned().id,) for name in ("run", "metrics", "evaluations", "attempts")},
+    "in_state": (["failed"],),
+}
+"""every query, and what it is asked"""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_query_can_write(name, root, database):
+    """Each one is made to send a DELETE in place of what it asks."""
+    assert set(CALLS) == {name for name, of in inspect.getmembers(queries, inspect.isfunction) if is_query(name, of)}
+    write_suite(root, [("MAC", planned())])
+    write_run(root, planned(), a_whole_run())
+    store.collect(root, database)
+    before, query = database.read_bytes(), getattr(queries, name)
+
+    def delete(connection, cursor, statement, parameters, context, executemany):
+        return ("DELETE FROM runs", ()) if statement.startswith(("SELECT", "WITH")) else (statement, parameters)
+
+    query(database, *CALLS[name])
+    sa.event.listen(sa.Engine, "before_cursor_execute", delete, retval=True)
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            query(database, *CALLS[name])
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", delete)
+    assert database.read_bytes() == before
+
+
+def is_query(name: str, function) -> bool:
+    own = function.__module__ == queries.__name__ and not name.startswith("_")
+    return own and next(iter(inspect.signature(function).parameters), "") == "database"
 
 
 def test_errors_say_what_to_do(root, database, tmp_path, monkeypatch):
@@ -145,7 +215,7 @@ def test_another_schema_is_refused_and_rebuilding_helps(root, database):
     connection.execute("PRAGMA user_version = 999")
     connection.close()
     for use in (lambda: queries.results(database, "first"), lambda: store.collect(root, database)):
-        with pytest.raises(UserError, match="has schema 999, this version reads 1; run 'mac-bench collect --rebuild'"):
+        with pytest.raises(UserError, match="has schema 999, this version reads 2; run 'mac-bench collect --rebuild'"):
             use()
     store.rebuild(root, database)
     assert len(queries.results(database, "first")) == 1

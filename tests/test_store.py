@@ -50,7 +50,7 @@ def test_every_number_arrives_by_hand(root, database):
         root, run, [started(), measured(200, loss=0.1), evaluated(250, 0.2, 0.6), ended(250, "stopped", reason="x")]
     )
     collected = store.collect(root, database)
-    assert (collected.runs, collected.lines, collected.rows, collected.problems) == (1, 4, 7, ())
+    assert (collected.runs, collected.lines, collected.rows, collected.problems) == (1, 4, 6, ())
     assert rows(database, "metrics") == [(run.id, "loss", 200, 0.1), (run.id, "updates_per_s", 200, 31.2)]
     columns = 'task, step, attempt, time, seconds, episodes, success, "return", length'
     assert rows(database, "evaluations", columns) == [

@@ -104,7 +104,8 @@ BAD = {
         f"tasks: [{{{LARGE}: }}]": f"small.yaml: tasks: {{'{LARGE}': None}} is no name; write `task: {{...}}` without "
         "a dash",
         f"tasks: {{{LARGE}: here}}": f"small.yaml: tasks.{LARGE}: must be a mapping, not 'here'",
-        f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: dataset, steps",
+        f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: "
+        "dataset, steps, tags",
         f"tasks: [{MEDIUM}]": f"small.yaml: agents.BC.per_task: {LARGE} is not among its tasks; there are: {MEDIUM}",
         "": "small.yaml: 'tasks' is missing",
     },
@@ -121,7 +122,7 @@ BAD = {
         "  x: {agent: json.tool}": "small.yaml: agents.x: json.tool is no agent: it lacks Config, make, VERSION; an "
         "agent has Config, make and VERSION",
         "  bc: {setings: {}}": "small.yaml: agents.bc: no setting 'setings'; there are: agent, per_task, settings, "
-        "steps, tasks",
+        "steps, tags, tasks",
         "  bc: {settings: {chunks: 3}}": "small.yaml: agents.bc, settings: no setting 'chunks'; there are: batch_size, "
         "chunk, discount, execute, goals, hidden, layer_norm, learning_rate, scaling",
         "  bc: {settings: {chunk: '3'}}": "small.yaml: agents.bc, settings: chunk: Input should be a valid integer, "
@@ -194,6 +195,20 @@ def test_membership_can_be_read_back(tmp_path):
     assert [(m["label"], m["run"]) for m in content["members"]] == [(m.label, m.run.id) for m in members]
     for member in content["members"]:
         assert RunConfig.model_validate_json(json.dumps(member["config"])).id == member["run"]
+
+
+def test_tags_are_of_agent_and_task_and_change_no_run(tmp_path):
+    tagged = GOOD.replace(f"[{MEDIUM}, {LARGE}]", f"{{{MEDIUM}: , {LARGE}: {{tags: [far, maze]}}}}")
+    tagged = tagged.replace("  random_actions:", "  random_actions: {tags: [chance, maze]}")
+    plain, members = expand(tmp_path, GOOD), expand(tmp_path, tagged)
+    assert [member.run.id for member in members] == [member.run.id for member in plain]
+    found = {(member.label, member.run.task): member.tags for member in members}
+    assert found["random_actions", LARGE] == ("chance", "maze", "far")
+    assert (found["random_actions", MEDIUM], found["BC", LARGE]) == (("chance", "maze"), ("far", "maze"))
+    written = suite.write_membership(tmp_path / "runs", suite.load(tmp_path / "small.yaml"), members)
+    assert [tuple(member["tags"]) for member in json.loads(written.read_text())["members"]] == [
+        member.tags for member in members
+    ]
 
 
 def test_one_run_is_named_by_what_leaves_no_choice(tmp_path):
