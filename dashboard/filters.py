@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from dashboard.source import ask
-from mac_bench import queries
+from mac_bench import figures, queries
 from mac_bench.errors import UserError
 
 ATTENTION = ("failed", "lost", "stopped")
@@ -38,21 +38,38 @@ class Selection(NamedTuple):
     suite: str
     every: list[str]
     """all methods of the suite, in its order: a method keeps its colour whatever is left out"""
-    labels: list[str]
-    tasks: list[str]
+    where: dict[str, list[str] | None]
+    """labels, tasks and tags, as queries take them"""
 
-    def of(self, runs: Any) -> Any:
-        """The rows of a frame that belong to it."""
-        return runs[runs["label"].isin(self.labels) & runs["task"].isin(self.tasks)].reset_index(drop=True)
+    def runs(self) -> Any:
+        """`queries.results` of it. Raises UserError where it is empty."""
+        # of the whole suite, which all pages and selections share
+        runs = ask(queries.results, self.suite)
+        kept = runs["label"].isin(self.where["label"]) & runs["task"].isin(self.where["task"])
+        if tags := self.where["tag"]:
+            kept &= _tagged(runs, tags)
+        if not kept.any():
+            raise UserError("this selection has no runs; choose other methods, tasks or tags")
+        return runs[kept].reset_index(drop=True)
 
 
 def selection(panels: int | None = None) -> Selection:
-    """Suite, methods and tasks that the user wants; where no task is named all of them, or the first `panels`."""
+    """Suite, methods, tags and tasks that the user wants; where no task is named all of them, or the first `panels`."""
     name = suite()
     runs = ask(queries.results, name)
     every = list(dict.fromkeys(runs["label"]))
-    tasks = list(dict.fromkeys(runs["task"]))
-    return Selection(name, every, chosen("label", "methods", every), chosen("task", "tasks", tasks, panels))
+    labels = chosen("label", "methods", every)
+    known = sorted({tag for tags in runs["tags"] for tag in tags})
+    tags = chosen("tag", "tags", known) if known else []
+    if set(tags) != set(known):
+        runs = runs[_tagged(runs, tags)]
+    tasks = chosen("task", "tasks", list(dict.fromkeys(runs["task"])), panels)
+    return Selection(name, every, {"label": labels, "task": tasks, "tag": None if tags == known else tags})
+
+
+def _tagged(runs: Any, tags: list[str]) -> Any:
+    """Which runs have one of the tags."""
+    return runs["tags"].map(lambda own: not set(tags).isdisjoint(own))
 
 
 def chosen(key: str, label: str, values: list[str], most: int | None = None) -> list[str]:
@@ -68,14 +85,9 @@ def chosen(key: str, label: str, values: list[str], most: int | None = None) -> 
     return wanted or values[:most]
 
 
-def complete(frame: Any) -> Any:
-    """What the statistics take: label, task, seed, score in percent, of the complete runs; says what is left out.
-
-    Raises UserError where there is none.
-    """
-    done = frame[frame["complete"]]
-    if len(done) < len(frame):
-        st.caption(f"{len(done)} of {len(frame)} runs are complete; the others are not averaged.")
-    if done.empty:
-        raise UserError("no run of this selection is complete yet; the campaign board says how far they are")
-    return done[["label", "task", "seed"]].assign(score=100 * done["score"]).reset_index(drop=True)
+def complete(runs: Any) -> Any:
+    """See `figures.complete`; says what is left out."""
+    done = figures.complete(runs)
+    if len(done) < len(runs):
+        st.caption(f"{len(done)} of {len(runs)} runs are complete; the others are not averaged.")
+    return done

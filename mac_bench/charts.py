@@ -43,6 +43,8 @@ STATES = {
     "failed": ("X", "#D55E00"),
 }
 STATISTICS = {"mean": "mean", "median": "median", "iqm": "IQM", "optimality_gap": "optimality gap (less is better)"}
+LENGTHS = {"episode_limit": "episode limit of the task", "oracle_steps": "way of a scripted oracle"}
+"""how long a task is, as suites/horizons.csv says it"""
 COSTS = {
     "seconds": ("time of each run", "hours", 3600.0),
     "to_target": ("time until the target success", "hours", 3600.0),
@@ -185,22 +187,22 @@ def comparison(frame: pd.DataFrame, level: float = 0.95) -> Chart:
     return _titled(chart, "Differences of means", [*notes, "p is corrected by Holm", missing], 480)
 
 
-def horizon(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) -> Chart:
-    """Success against how long a task is: label, task, environment, episode_limit, mean, low, high, n. The line joins
-    the means of tasks with the same limit; points of one limit stand side by side."""
-    columns = ["label", "task", "environment", "episode_limit", "mean", "low", "high", "n"]
-    frame, left_out = _drawable(_checked(frame, columns), "mean", "episode_limit", named="task")
-    ticks = sorted(frame["episode_limit"].unique().tolist())
+def horizon(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95, length: str = "episode_limit") -> Chart:
+    """Success against how long a task is, from `figures.by_length`: label, task, environment, steps, mean, low, high,
+    n. The line joins the means of tasks of one length, whose points stand side by side. length: one of LENGTHS."""
+    columns = ["label", "task", "environment", "steps", "mean", "low", "high", "n"]
+    frame, left_out = _drawable(_checked(frame, columns), "mean", "steps", named="task")
+    ticks = sorted(frame["steps"].unique().tolist())
     if len(ticks) == 1:
-        raise UserError(f"nothing to draw: the episodes of all tasks are equally long, {ticks[0]:g} steps")
+        raise UserError(f"nothing to draw: all tasks are equally long, {ticks[0]:g} steps")
     order = _order(frame["label"], labels)
     place = frame["label"].map(order.index) - (len(order) - 1) / 2
-    frame["at"] = frame["episode_limit"] * 1.015**place  # on a log axis the same distance everywhere
-    axis = alt.Axis(title="episode limit of the task in steps (log scale)", values=ticks, format="~d", grid=False)
+    frame["at"] = frame["steps"] * 1.015**place  # on a log axis the same distance everywhere
+    axis = alt.Axis(title=f"{LENGTHS[length]} in steps (log scale)", values=ticks, format="~d", grid=False)
     position = alt.X("at:Q", axis=axis, scale=alt.Scale(type="log", nice=False, padding=30))
     base = alt.Chart(_data(frame), width=520, height=300).encode(x=position, color=_colour(frame, labels))
     scale = alt.Scale(domain=[0, 100])
-    tooltip = _tooltip("label", "task", "environment", "episode_limit", *_numbers("mean", "low", "high"), "n")
+    tooltip = _tooltip("label", "task", "environment", "steps", *_numbers("mean", "low", "high"), "n")
     rule = base.mark_rule(clip=True, opacity=0.6).encode(_success("low", scale), alt.Y2("high:Q"), tooltip=tooltip)
     shape = _shape(frame, labels)
     point = base.mark_point(filled=True, size=60, opacity=1).encode(_success("mean", scale), shape=shape)

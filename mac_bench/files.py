@@ -32,7 +32,12 @@ class DamagedFile(UserError):
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text`."""
-    _write(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`."""
+    _write(path, lambda file: file.write(content))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -24,6 +24,8 @@ def describe() -> dict[str, str]:
         found |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     if torch is not None:
         found |= {"torch": torch.__version__}
+        if jax is None:
+            found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     commit = _commit()
     return found | ({"git": commit} if commit else {})
 

@@ -35,19 +35,10 @@ KEY = ("task", "method", "data", "metric")
 
 HORIZONS = ("environment", "episode_limit", "oracle_steps", "source")
 OURS = ("label", "agent", "task", "mean", "std", "n_seeds", "dataset", "steps", "mujoco")
-THEIRS = (
-    "table",
-    "method",
-    "unit",
-    "mean",
-    "spread",
-    "spread_kind",
-    "seeds",
-    "steps",
-    "data",
-    "protocol",
-    "source",
-    "hand",
+BESIDE = (
+    *("label", "task", "ours", "ours_std", "n_seeds", "mean", "spread", "spread_kind", "seeds"),
+    *("difference", "in_spreads", "not_comparable", "source", "table", "method", "protocol", "data"),
+    *("their_steps", "their_task", "unit", "hand", "agent"),
 )
 
 
@@ -139,14 +130,14 @@ def horizon_of(task: str, table: pd.DataFrame | None = None) -> Horizon:
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFrame:
     """Each of our rows with each published number of its task and method; settings are not compared.
 
-    `ours` has OURS: mean and std over seeds in %, steps = updates, mujoco as `queries.results` says them; and may have
-    `rows` (transitions for training) and `made_here` (bool), as `generate.listing` says them: without these it cannot
-    be known whether the data are the published ones. A label that is printed as a method, e.g. `MAC (FQL)`, is that
-    method; any other is its agent's plain method. A task with rewards is put beside the mean over tasks 1 to 5 too.
+    `ours` has OURS, as `own_means` makes it: mean and std over seeds in %, steps = updates; and may have `rows`
+    (transitions for training) and `made_here` (bool): without these it cannot be known whether the data are the
+    published ones. A label that is printed as a method, e.g. `MAC (FQL)`, is that method; any other is its agent's
+    plain method. A task with rewards is put beside the mean over tasks 1 to 5 too.
 
-    Returns label, agent, task, ours, ours_std, n_seeds, THEIRS (their own task as `their_task`, their updates as
-    `their_steps`), and: difference (ours - theirs, percent only), in_spreads (difference / sqrt(ours_std^2 +
-    spread^2), only where theirs is a std too, else NaN), not_comparable (reasons, `; ` between them; empty: none).
+    Returns BESIDE: what is theirs has the names of COLUMNS, but for their own task (`their_task`) and updates
+    (`their_steps`); difference (ours - theirs, percent only), in_spreads (difference / sqrt(ours_std^2 +
+    spread^2), only where theirs is a std too, else NaN); not_comparable (reasons, `; ` between them; empty: none).
     Raises UserError where a column of ours is missing.
     """
     if missing := [name for name in OURS if name not in ours]:
@@ -155,10 +146,23 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFra
     variants = set(theirs["method"][theirs["agent"] == ""])
     records = theirs.to_dict("records")
     pairs = [(own, row) for own in ours.to_dict("records") for row in records if _same(own, row, variants)]
-    first = ["label", "agent", "task", "ours", "ours_std", "n_seeds", "their_task", "their_steps"]
-    last = ["difference", "in_spreads", "not_comparable"]
-    columns = first + [name for name in THEIRS if name != "steps"] + last
-    return pd.DataFrame([_pair(own, row) for own, row in pairs], columns=columns)
+    return pd.DataFrame([_pair(own, row) for own, row in pairs], columns=list(BESIDE))
+
+
+def own_means(runs: pd.DataFrame) -> pd.DataFrame:
+    """What `beside` takes of ours: the means of the complete runs of `queries.results`, with what they were made of."""
+    done: Any = runs[runs["complete"]]
+    rows = []
+    for (label, task), own in done.groupby(["label", "task"], sort=False):
+        score = 100 * own["score"]
+        row = {"label": label, "task": task, "mean": score.mean(), "std": score.std(), "n_seeds": len(own)}
+        row |= {name: own[name].iloc[0] for name in ("agent", "dataset", "steps")}
+        made, count = set(own["data_made_here"]), set(own["data_rows"])
+        row["mujoco"] = " + ".join(sorted({v if isinstance(v, str) else "unknown" for v in own["mujoco"]}))
+        row["made_here"] = {"True": True, "False": False}.get(made.pop()) if len(made) == 1 else None
+        row["rows"] = pd.to_numeric(count.pop(), errors="coerce") if len(count) == 1 else math.nan
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[*OURS, "made_here", "rows"])
 
 
 def _same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
@@ -173,9 +177,9 @@ def _pair(own: dict[Any, Any], row: dict[Any, Any]) -> dict[str, Any]:
     difference = own["mean"] - row["mean"] if row["unit"] == "percent" else math.nan
     spread = math.hypot(own["std"], row["spread"]) if row["spread_kind"] == "std" else math.nan
     return (
-        {name: own[name] for name in ("label", "agent", "task", "n_seeds")}
+        {name: row[name] for name in BESIDE if name in row}
+        | {name: own[name] for name in ("label", "agent", "task", "n_seeds")}
         | {"ours": own["mean"], "ours_std": own["std"], "their_task": row["task"], "their_steps": row["steps"]}
-        | {name: row[name] for name in THEIRS if name != "steps"}
         | {"difference": difference, "in_spreads": difference / spread if spread > 0 else math.nan}
         | {"not_comparable": "; ".join(reason for reason in _reasons(own, row) if reason)}
     )

@@ -4,6 +4,7 @@ All of them raise UserError where there is no database, where it is not ours, or
 `**where` narrows a suite down by label, run, agent, task, seed, state or tag: one value, several, or None for all.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,9 +29,9 @@ OF_RUN = ("agent", "task", "seed", "state")
 """what every row of a suite's runs says, after its label and its run"""
 MEMORY = ("memory_mb", "device_memory_mb")
 """what an evaluation records of the process's peak"""
-_TAG = sa.func.json_each(MEMBERS.c.tags).table_valued("value")
-WORLD = ("data", "mujoco", "ogbench")
+WORLD = ("data", "data_rows", "data_made_here", "mujoco", "ogbench")
 """what of an attempt's environment decides whether two numbers may be compared"""
+_TAG = sa.func.json_each(MEMBERS.c.tags).table_valued("value")
 
 
 # -- suites and runs -------------------------------------------------------------------------------------------------
@@ -77,24 +78,25 @@ def in_state(database: Path, state: Some, limit: int = 200) -> "DataFrame":
 
 
 def results(database: Path, suite: str, **where: Some) -> "DataFrame":
-    """One row per planned run of the suite, in its order: suite, average_last, label, run, what the runs table holds
-    (agent, task, seed, state, step, ...), score, averaged, complete, data, mujoco, ogbench.
+    """One row per planned run of the suite, in its order: suite, average_last, label, run, tags (a list), what the runs
+    table holds (agent, task, seed, state, step, ...), score, averaged, complete, and WORLD.
 
     `score` is the reported number: the mean over the last `average_last` evaluations of success, [0, 1], over all
     evaluation tasks; `averaged` is how many there were; NaN and 0 before the first. `complete` says that the run is
-    finished and none of those evaluations is missing. `data`, `mujoco`, `ogbench` are the digests or versions of all
-    the run's attempts, joined by " + ".
+    finished and none of those evaluations is missing. What WORLD names (the digest of the data, their training rows,
+    whether they were made here, versions) is that of all the run's attempts, joined by " + "; None before the first.
     """
     with _query(database) as connection:
         last = _average_last(connection, suite)
         every = RUNS.c.config["evaluation", "every"].as_integer().label("every")
         known = ("id", "config", "offset", "tail", *OF_RUN)
         shown = [column for column in RUNS.c if column.name not in known]
-        query = _of_suite(suite, [*shown, every, *_score(last)], **where).order_by(MEMBERS.c.position)
+        query = _of_suite(suite, [MEMBERS.c.tags, *shown, every, *_score(last)], **where).order_by(MEMBERS.c.position)
         frame = _frame(connection, query)
         begun = ATTEMPTS.c.run.in_(_members(suite)) & ATTEMPTS.c.start_time.is_not(None)
         versions = [ATTEMPTS.c.environment[name].as_string().label(name) for name in WORLD]
         worlds = connection.execute(sa.select(ATTEMPTS.c.run, *versions).where(begun)).all()
+    frame["tags"] = frame["tags"].map(json.loads)
     for name in WORLD:
         seen = defaultdict(set)
         for world in worlds:
@@ -126,13 +128,6 @@ def run(database: Path, run: str) -> dict[str, Any]:
             raise UserError(f"no run '{run}' in {database}; run 'mac-bench collect' first, or name another")
         named = connection.execute(sa.select(MEMBERS.c.suite, MEMBERS.c.label).where(MEMBERS.c.run == run)).all()
     return {**row, "suites": [(member.suite, member.label) for member in named]}
-
-
-def tags(database: Path, suite: str) -> list[str]:
-    """The tags of a suite's runs, sorted."""
-    query = sa.select(_TAG.c.value).select_from(MEMBERS.join(_TAG, sa.true())).where(MEMBERS.c.suite == suite)
-    with _query(database) as connection:
-        return list(connection.scalars(query.distinct().order_by(_TAG.c.value)))
 
 
 # -- what was recorded -----------------------------------------------------------------------------------------------

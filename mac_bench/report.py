@@ -5,9 +5,8 @@ Runs that are not complete are shown and never averaged. All numbers are success
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mac_bench.errors import UserError
-from mac_bench.files import write_text
 from mac_bench.stats import Statistic, bootstrap_interval, task_iqm, task_mean
 
 ALL = "(all)"
@@ -54,6 +52,8 @@ class Method:
     """One row of the table."""
 
     label: str
+    rank: int | None
+    """by the mean over tasks, 1 for the highest; None where there is no mean"""
     cells: dict[str, Cell]
     """task -> cell"""
     mean: Cell
@@ -81,10 +81,16 @@ def build(frame: pd.DataFrame, level: float = 0.95) -> Report:
     if len({run["average_last"] for run in runs}) > 1:
         raise UserError("these suites report means of different numbers of evaluations; make one report for each")
     tasks = tuple(_by(runs, "task"))
-    methods = [_method(label, own, tasks, level) for label, own in _by(runs, "label").items()]
-    methods.sort(key=lambda method: -math.inf if math.isnan(method.mean.value) else method.mean.value, reverse=True)
+    methods = _ranked([_method(label, own, tasks, level) for label, own in _by(runs, "label").items()])
     notes, warnings = _notes(runs, methods, level), _warnings(runs)
     return Report(", ".join(_by(runs, "suite")), tasks, tuple(methods), tuple(notes), tuple(warnings))
+
+
+def _ranked(methods: Iterable[Method]) -> list[Method]:
+    """By falling mean; those that share one share a rank."""
+    down = sorted(methods, key=lambda method: math.inf if math.isnan(method.mean.value) else -method.mean.value)
+    means = [method.mean.value for method in down]
+    return [replace(m, rank=None if math.isnan(m.mean.value) else 1 + means.index(m.mean.value)) for m in down]
 
 
 def _by(runs: Runs, name: str) -> dict[str, Runs]:
@@ -99,7 +105,7 @@ def _method(label: str, runs: Runs, tasks: Sequence[str], level: float) -> Metho
     by_task = _by(runs, "task")
     cells = {task: _cell(by_task.get(task, []), level) for task in tasks}
     over_tasks = partial(_aggregate, list(cells.values()), level=level)
-    return Method(label, cells, over_tasks(task_mean), over_tasks(task_iqm))
+    return Method(label, None, cells, over_tasks(task_mean), over_tasks(task_iqm))
 
 
 def _cell(runs: Runs, level: float) -> Cell:
@@ -205,8 +211,11 @@ def _seen(runs: Runs, name: str) -> list[str]:
 
 def grid(report: Report) -> list[list[str]]:
     """Header and rows, as every table shows them."""
-    header = ["method", *report.tasks, "mean over tasks", "IQM over tasks"]
-    rows = [[m.label, *(m.cells[task].text for task in report.tasks), m.mean.text, m.iqm.text] for m in report.methods]
+    header = ["rank", "method", *report.tasks, "mean over tasks", "IQM over tasks"]
+    rows = [
+        [str(m.rank or ""), m.label, *(m.cells[task].text for task in report.tasks), m.mean.text, m.iqm.text]
+        for m in report.methods
+    ]
     return [header, *rows]
 
 
@@ -228,25 +237,48 @@ def terminal(report: Report) -> Group:
 
 def markdown(report: Report) -> str:
     """The report as a Markdown table, with the notes below it."""
-    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in grid(report)]
-    table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join([f"# {report.title}", "", *table, "", *(f"- {line}" for line in _footer(report))]) + "\n"
+    notes = "".join(f"- {line}\n" for line in _footer(report))
+    return f"# {report.title}\n\n{markdown_table(grid(report))}\n{notes}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Header and rows of cells as a Markdown table."""
+    header, *rows = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (header, ["---"] * len(header), *rows))
 
 
 def csv(report: Report) -> str:
-    """The numbers of the table, unrounded: label, task, mean, low, high, n_seeds, n_unfinished, scores, iqm, iqm_low,
-    iqm_high. `scores` is `seed:score;...`. The rows over all tasks have the task `(all)`, and they alone an IQM."""
+    """The table's `numbers` as CSV."""
+    return csv_table(numbers(report))
+
+
+def csv_table(frame: pd.DataFrame) -> str:
+    """A frame as CSV, with ten digits."""
+    return frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+
+
+def numbers(report: Report) -> pd.DataFrame:
+    """The numbers of the table, unrounded: label, rank, task, mean, low, high, n_seeds, n_unfinished, scores, iqm,
+    iqm_low, iqm_high, and `shown`, what the tables show of them. `scores` is `seed:score;...`. The rows over all tasks
+    have the task `(all)`, and they alone a rank and an IQM, which their `shown` leaves out."""
     rows = []
     for method in report.methods:
         for task, cell in [*method.cells.items(), (ALL, method.mean)]:
             iqm = method.iqm if task == ALL else Cell("")
             rows.append(
-                {"label": method.label, "task": task, "mean": cell.value, "low": cell.low, "high": cell.high}
+                {
+                    "label": method.label,
+                    "rank": method.rank if task == ALL else None,
+                    "task": task,
+                    "mean": cell.value,
+                    "low": cell.low,
+                    "high": cell.high,
+                }
                 | {"n_seeds": cell.n_seeds, "n_unfinished": cell.n_unfinished}
                 | {"scores": ";".join(f"{seed}:{score:.10g}" for seed, score in cell.scores)}
-                | {"iqm": iqm.value, "iqm_low": iqm.low, "iqm_high": iqm.high}
+                | {"iqm": iqm.value, "iqm_low": iqm.low, "iqm_high": iqm.high, "shown": cell.text}
             )
-    return pd.DataFrame(rows).to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    return pd.DataFrame(rows).astype({"rank": "Int64"})
 
 
 LATEX = str.maketrans(
@@ -259,20 +291,12 @@ LATEX = str.maketrans(
 
 def latex(report: Report) -> str:
     r"""The report as a tabular for `\input`, with the notes below it; needs the package booktabs."""
-    header, *rows = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in grid(report)]
     notes = [line.translate(LATEX) + r"\par" for line in _footer(report)]
-    lines = [r"\begin{tabular}{" + "l" * (len(report.tasks) + 3) + "}", r"\toprule", header, r"\midrule", *rows]
-    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip", r"{\footnotesize", *notes, "}"]
-    return "\n".join(["% needs \\usepackage{booktabs}", *lines]) + "\n"
+    return latex_table(grid(report)) + "\n".join([r"\par\smallskip", r"{\footnotesize", *notes, "}"]) + "\n"
 
 
-def write(report: Report, out: Path) -> list[Path]:
-    """Write report.md, report.csv and report.tex into the folder `out`; returns their paths."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        texts = {"report.md": markdown(report), "report.csv": csv(report), "report.tex": latex(report)}
-        for name, text in texts.items():
-            write_text(out / name, text)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write there ({error.strerror}); choose another folder") from None
-    return [out / name for name in texts]
+def latex_table(rows: Sequence[Sequence[str]]) -> str:
+    r"""Header and rows of cells as a tabular for `\input`; needs the package booktabs."""
+    header, *rest = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in rows]
+    lines = [r"\begin{tabular}{" + "l" * len(rows[0]) + "}", r"\toprule", header, r"\midrule", *rest]
+    return "\n".join(["% needs \\usepackage{booktabs}", *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -7,7 +7,7 @@ import pytest
 
 from mac_bench import registry, tasks
 from mac_bench.errors import UserError
-from mac_bench.published import COLUMNS, SUITES, beside, horizon_of, horizons, published
+from mac_bench.published import COLUMNS, SUITES, beside, horizon_of, horizons, own_means, published
 
 FOLDER = SUITES / "published"
 CUBE = "cube-octuple-play-oraclerep-v0"
@@ -96,7 +96,8 @@ def test_horizon_of_by_hand():
     assert horizon_of("humanoidmaze-giant-navigate-oraclerep-v0")[:2] == ("humanoidmaze-giant", 4000)
     assert horizon_of("puzzle-4x5-play-singletask-task3-v0")[:2] == ("puzzle-4x5", 1000)
     assert horizon_of("antmaze-umaze-diverse-v2")[:2] == ("antmaze-umaze", 700)
-    assert math.isnan(horizon_of("cube-single-play-v0").oracle_steps)
+    assert horizon_of("cube-single-play-v0").oracle_steps == 44.6
+    assert math.isnan(horizon_of("antmaze-large-navigate-v0").oracle_steps)
     for unknown in ("hopper-medium-v2", "scenery-play-v0", "cube"):
         environment, limit, oracle = horizon_of(unknown)
         assert environment == "" and math.isnan(limit) and math.isnan(oracle)
@@ -105,6 +106,21 @@ def test_horizon_of_by_hand():
     )
     assert horizon_of("maze-big-walk-v0", table) == ("maze-big", 9, 3)
     assert horizon_of("maze-bigger-walk-v0", table) == ("maze", 5, 2)
+
+
+def test_our_means_are_of_complete_runs_and_say_what_they_were_made_of():
+    row = {"label": "MAC", "agent": "mac", "task": "t", "dataset": "t", "steps": 10, "complete": True, "score": 0.4}
+    row |= {"mujoco": "3.3.7", "data_made_here": "True", "data_rows": "101"}
+    runs = [row, row | {"score": 0.8}, row | {"score": 0.1, "complete": False, "mujoco": "9.9"}]
+    runs += [row | {"task": "u", "data_made_here": "False"}, row | {"task": "u", "mujoco": None, "data_rows": "7"}]
+    runs += [row | {"task": "v", "data_made_here": "unknown", "data_rows": "unknown"}]
+    first, second, third = own_means(pd.DataFrame(runs)).to_dict("records")
+    assert {name: first[name] for name in ("label", "agent", "task", "n_seeds", "mujoco", "made_here", "rows")} == {
+        "label": "MAC", "agent": "mac", "task": "t", "n_seeds": 2, "mujoco": "3.3.7", "made_here": True, "rows": 101,
+    }  # fmt: skip
+    assert (first["mean"], first["std"]) == (pytest.approx(60), pytest.approx(20 * 2**0.5))
+    assert (second["mujoco"], second["made_here"]) == ("3.3.7 + unknown", None) and math.isnan(second["rows"])
+    assert third["made_here"] is None and math.isnan(third["rows"]) and math.isnan(third["std"])
 
 
 def test_the_difference_by_hand():

@@ -4,9 +4,8 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import filters
-from dashboard.source import ask, guarded, log_tail
-from mac_bench import charts, queries
-from mac_bench.errors import UserError
+from dashboard.source import guarded, log_tail
+from mac_bench import charts
 
 REFRESH_S = 10
 PANELS = 12
@@ -23,9 +22,7 @@ def show() -> None:
 @guarded  # here too: it is run again without the page around it
 def board(selection: filters.Selection) -> None:
     """The live part."""
-    runs = selection.of(ask(queries.results, selection.suite))
-    if runs.empty:
-        raise UserError("this selection has no runs; choose other methods or tasks")
+    runs = selection.runs()
     counts = runs["state"].value_counts()
     st.caption(", ".join(f"{number} {state}" for state, number in counts.items()) + f". Looked at every {REFRESH_S} s.")
     cells = runs[["label", "task", "seed", "state", "reason", "run"]].assign(progress=runs["step"] / runs["steps"])

@@ -14,7 +14,7 @@ def show() -> None:
     st.title("Cost")
     chosen = filters.selection()
     target = st.slider("success to reach, in %", 5, 100, 50, step=5, key="target", bind="query-params")
-    found = ask(queries.costs, chosen.suite, target / 100, label=chosen.labels, task=chosen.tasks)
+    found = ask(queries.costs, chosen.suite, target / 100, **chosen.where)
     found = found[found["attempts"] > 0]
     if found.empty:
         raise UserError("no run of this selection has begun")

@@ -6,42 +6,37 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import filters
-from dashboard.source import ask, derive
-from mac_bench import published, queries, report
-from mac_bench.errors import UserError
+from dashboard.source import derive
+from mac_bench import published, report
 
 
 def show() -> None:
     """The page."""
     st.title("Leaderboard")
     chosen = filters.selection()
-    runs = chosen.of(ask(queries.results, chosen.suite))
-    if runs.empty:
-        raise UserError("this selection has no runs; choose other methods or tasks")
+    runs = chosen.runs()
     built = derive(report.build, runs)
     for warning in built.warnings:
         st.warning(warning.replace("`", "'"), icon=":material/warning:")
-    table = grid(built)
-    st.dataframe(table, hide_index=True, column_config={"method": st.column_config.TextColumn(pinned=True)})
-    exports(built, table, chosen.suite)
+    pinned = {name: st.column_config.TextColumn(pinned=True) for name in ("rank", "method")}
+    st.dataframe(grid(built), hide_index=True, column_config=pinned)
+    exports(built, chosen.suite)
     with st.expander("How these numbers are made", expanded=True):
         for note in built.notes:
             st.text(note)
-    papers(runs, built)
+    papers(runs)
 
 
 def grid(built: report.Report) -> pd.DataFrame:
-    """What every format of the report shows, with the rank by the mean over tasks where it is defined."""
+    """What every format of the report shows."""
     header, *rows = report.grid(built)
-    table = pd.DataFrame(rows, columns=header)
-    table.insert(1, "rank", pd.Series([m.mean.value for m in built.methods]).rank(ascending=False, method="min"))
-    return table
+    return pd.DataFrame(rows, columns=header)
 
 
-def exports(built: report.Report, table: pd.DataFrame, suite: str) -> None:
-    """Exactly what is shown, as files."""
+def exports(built: report.Report, suite: str) -> None:
+    """What is shown, as files; CSV and Parquet with all digits."""
     parquet = io.BytesIO()
-    table.to_parquet(parquet, index=False)
+    report.numbers(built).to_parquet(parquet, index=False)
     files = {
         "CSV": (f"{suite}.csv", report.csv(built)),
         "LaTeX": (f"{suite}.tex", report.latex(built)),
@@ -53,10 +48,10 @@ def exports(built: report.Report, table: pd.DataFrame, suite: str) -> None:
             st.download_button(kind, content, file_name=name, icon=":material/download:", on_click="ignore")
 
 
-def papers(runs: pd.DataFrame, built: report.Report) -> None:
+def papers(runs: pd.DataFrame) -> None:
     """Published numbers of the same methods on the same tasks, and why the two may not be compared."""
     st.subheader("Beside published numbers")
-    found = derive(published.beside, ours(runs, built))
+    found = derive(published.beside, derive(published.own_means, runs))
     if found.empty:
         st.caption("No paper in suites/published/ reports these methods on these tasks.")
         return
@@ -65,19 +60,17 @@ def papers(runs: pd.DataFrame, built: report.Report) -> None:
         f"{len(found)} published numbers, {clean} of them comparable as far as is known. Difference: ours less theirs; "
         "in spreads: over the combined standard deviation, where both are standard deviations over seeds."
     )
-    st.dataframe(found, hide_index=True, column_config={"not_comparable": st.column_config.TextColumn(width="large")})
-
-
-def ours(runs: pd.DataFrame, built: report.Report) -> pd.DataFrame:
-    """Our numbers as `published.beside` takes them: means and standard deviations over seeds, in percent."""
-    done = runs[runs["complete"]].groupby(["label", "task"], sort=False)
-    firsts = done[["agent", "dataset", "steps", "mujoco"]].first()
-    rows = [
-        {"label": method.label, "task": task, "mean": cell.value, "n_seeds": cell.n_seeds}
-        | {"std": pd.Series([score for _, score in cell.scores]).std()}
-        for method in built.methods
-        for task, cell in method.cells.items()
-        if cell.n_seeds
-    ]
-    table = pd.DataFrame(rows, columns=["label", "task", "mean", "n_seeds", "std"])
-    return table.join(firsts, on=["label", "task"])
+    st.dataframe(
+        found,
+        hide_index=True,
+        column_config={
+            "label": st.column_config.TextColumn("method", pinned=True),
+            **{name: st.column_config.NumberColumn(format="%.1f") for name in ("ours", "ours_std", "difference")},
+            "n_seeds": "our seeds",
+            "mean": "published",
+            "seeds": "their seeds",
+            "in_spreads": st.column_config.NumberColumn("in spreads", format="%.1f"),
+            "not_comparable": st.column_config.TextColumn("not comparable because", width="large"),
+            "source": st.column_config.TextColumn(width="medium"),
+        },
+    )

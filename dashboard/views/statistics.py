@@ -4,11 +4,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import filters
-from dashboard.source import ask, derive
-from mac_bench import charts, compare, queries
+from dashboard.source import derive
+from mac_bench import charts, compare, figures
 from mac_bench.errors import UserError
-
-PERCENT = (0.0, 100.0)
 
 
 def show() -> None:
@@ -16,8 +14,8 @@ def show() -> None:
     st.title("Statistics")
     chosen = filters.selection()
     labels = chosen.every
-    scores = filters.complete(chosen.of(ask(queries.results, chosen.suite)))
-    aggregates = derive(compare.aggregates, scores, bounds=PERCENT)
+    scores = filters.complete(chosen.runs())
+    aggregates = derive(compare.aggregates, scores, bounds=figures.PERCENT)
     st.altair_chart(charts.intervals(aggregates, labels=labels))
     lacking = aggregates[aggregates["tasks"] < aggregates["of"]]
     if not lacking.empty:
