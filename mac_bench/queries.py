@@ -217,7 +217,7 @@ def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "Da
 
 @dataclass(frozen=True)
 class Results:
-    """A database, for notebooks: `Results(Path("runs/results.db")).runs(task="cube-double-play-oraclerep-v0")`.
+    """A database, for notebooks: `mac_bench.results("runs/results.db").runs(task="cube-double-play-oraclerep-v0")`.
 
     Each method gives one tidy frame over the named suite, or over all suites, with the column `suite` first. The other
     arguments filter in SQL, by one value or several.

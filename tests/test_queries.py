@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from run_folders import a_whole_run, ended, evaluated, measured, planned, started, write_run, write_suite
 
+import mac_bench
 from mac_bench import queries, store
 from mac_bench.errors import UserError
 
@@ -133,6 +134,35 @@ def test_queries_cannot_write(root, database):
         connection.begin(),
     ):
         connection.exec_driver_sql("DELETE FROM runs")
+
+
+def test_frames_for_notebooks_are_tidy_typed_and_filtered(root, database):
+    write_suite(root, [("MAC", planned()), ("BC", planned(1))])
+    write_suite(root, [("MAC again", planned()), ("MAC", planned(2))], name="second")
+    write_run(root, planned(), a_whole_run())
+    write_run(root, planned(1), [started(), measured(100, loss=0.5, q=2.0), evaluated(250, 0.2, 0.4)], "running", 250)
+    store.collect(root, database)
+    found = mac_bench.results(str(database))
+    assert found.suites()["name"].tolist() == ["first", "second"]
+    runs = found.runs()
+    assert runs[["suite", "label"]].to_numpy().tolist() == [
+        ["first", "MAC"], ["first", "BC"], ["second", "MAC again"], ["second", "MAC"],
+    ]  # fmt: skip
+    types = runs.dtypes
+    assert (types["score"], types["complete"], types["seed"]) == (float, bool, int)
+    assert found.runs("first", label="BC", state="running")["seed"].tolist() == [1]
+    evaluations = found.evaluations("first", every_task=True, seed=1)
+    assert evaluations[["suite", "eval_task", "step"]].to_numpy().tolist() == [
+        ["first", task, 250] for task in (0, 1, 2)
+    ]
+    assert (evaluations.dtypes["success"], evaluations.dtypes["step"]) == (float, int)
+    metrics = found.metrics(["q", "loss"], suite=["first"], label="BC")
+    assert metrics[["name", "step", "value"]].to_numpy().tolist() == [["loss", 100, 0.5], ["q", 100, 2.0]]
+    assert metrics.dtypes["value"] == "float64"
+    with pytest.raises(UserError, match=r"no filter 'agnt'; there are: .*tag"):
+        found.runs(agnt="mac")
+    with pytest.raises(UserError, match="no suite 'third'; there are: first, second"):
+        found.runs("third")
 
 
 CALLS = {
