@@ -28,6 +28,21 @@ RUNS = Path("runs")
 RUNNING, RESULTS, WORKSHOP = "Run", "Compare", "Prepare"
 """headings of `--help`"""
 
+
+def _known(names: list[str] | None) -> list[str]:
+    """Refuse a tracker that cannot be before anything is queued."""
+    if names:
+        from mac_bench import trackers
+
+        trackers.check(names)
+    return names or []
+
+
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", callback=_known, help="Also show it in tensorboard or wandb; repeat for both."),
+]
+
 app = typer.Typer(
     name="mac-bench",
     help="Offline RL with action chunks: train, compare, report. Begin with `mac-bench plan quickstart`.",
@@ -103,6 +118,7 @@ def run(
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time; they share cores and GPUs.")] = 1,
     eval_workers: Workers = 0,
     videos: Videos = 0,
+    track: Track = None,
     runs: Runs = RUNS,
     data: Data = DATA,
     database: Database = None,
@@ -119,7 +135,9 @@ def run(
         first, *more = missing.values()
         raise UserError(first + (f" (and {len(more)} more; see `mac-bench plan {suite}`)" if more else ""))
     write_membership(runs, loaded, members)
-    outcome = run_pool(members, runs, data, jobs, eval_workers=eval_workers, videos=videos, console=console)
+    outcome = run_pool(
+        members, runs, data, jobs, eval_workers=eval_workers, videos=videos, track=track or (), console=console
+    )
     console.print(overview.counts(overview.entries(runs, loaded.name)))
     if outcome.signal is not None:
         console.print("stopped; the same command continues")
@@ -141,6 +159,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     eval_workers: Workers = 0,
     videos: Videos = 0,
+    track: Track = None,
     runs: Runs = RUNS,
     data: Data = DATA,
 ) -> None:
@@ -163,7 +182,7 @@ def train(
 
     show = not quiet and sys.stderr.isatty()
     began = time.monotonic()
-    options = Options(eval_workers=eval_workers, videos=videos, progress=show)
+    options = Options(eval_workers=eval_workers, videos=videos, progress=show, trackers=tuple(track or ()))
     outcome = train(config, folder.path.parent, data, options)
     print(f"{folder.path}: {outcome.state} after {time.monotonic() - began:.0f} s")
     if outcome.signal is not None:

@@ -24,6 +24,9 @@ from mac_bench.errors import UserError
 from mac_bench.files import DamagedFile, write_text
 from mac_bench.types import Metrics
 
+Event = Mapping[str, Any]
+"""a line of events.jsonl"""
+
 State = Literal["waiting", "running", "lost", "stopped", "failed", "finished"]
 """`waiting` has not begun; `lost` says that it runs but shows no sign of life; `stopped` and `lost` can be continued"""
 
@@ -90,11 +93,13 @@ class RunFolder:
             return status.model_copy(update={"state": "lost", "reason": "no sign of life; run it again to continue"})
         return status
 
-    def append(self, kind: str, **fields: Any) -> None:
-        """Append one event."""
-        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}, allow_nan=False)
+    def append(self, kind: str, **fields: Any) -> Event:
+        """Append one event, and return it as it was written."""
+        event = {"kind": kind, "time": round(time.time(), 3), **fields}
+        line = json.dumps(event, allow_nan=False)
         with open(self.events, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+        return event
 
     def read(self) -> Iterator[dict[str, Any]]:
         """All complete events, in order; what a killed writer left half-written is passed over."""
@@ -174,8 +179,15 @@ class RunFolder:
 class Journal:
     """Writes one attempt of a run down: its events, its status with heartbeat, and how it ended."""
 
-    def __init__(self, folder: RunFolder, steps: int, before: Status | None):
-        self.folder, self.steps = folder, steps
+    def __init__(
+        self,
+        folder: RunFolder,
+        steps: int,
+        before: Status | None,
+        hear: Callable[[Event], None] = lambda event: None,
+    ):
+        """`hear` is called with each event once it is written; what it raises is raised."""
+        self.folder, self.steps, self.hear = folder, steps, hear
         self.attempt = before.attempt + 1 if before else 1
         self.step = before.step if before else 0
         """the last update that is done"""
@@ -187,12 +199,12 @@ class Journal:
     def begin(self, step: int, environment: Mapping[str, str]) -> None:
         """Everything is loaded; training goes on from `step`."""
         self.step = step
-        self.restart_clock()
         self.write("attempt", step=step, host=socket.gethostname(), pid=os.getpid(), environment=dict(environment))
+        self.restart_clock()
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append an event of this attempt."""
-        self.folder.append(kind, attempt=self.attempt, **fields)
+        self.hear(self.folder.append(kind, attempt=self.attempt, **fields))
 
     def metrics(self, step: int, metrics: Metrics, write: bool) -> None:
         """Raises UserError where a metric is not finite, as nothing after it would mean anything; else writes them."""

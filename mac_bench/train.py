@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from mac_bench import model_error, registry, tasks, video
+from mac_bench import model_error, registry, tasks, trackers, video
 from mac_bench.config import RunConfig
 from mac_bench.data import Dataset, prefetch
 from mac_bench.errors import UserError
@@ -34,6 +34,8 @@ class Options(NamedTuple):
     """time between checkpoints, beside those at evaluations"""
     progress: bool = False
     """show a progress bar"""
+    trackers: tuple[str, ...] = ()
+    """names in trackers.KINDS that show the run while it is trained"""
 
 
 class Outcome(NamedTuple):
@@ -51,12 +53,17 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
     SIGTERM and Ctrl-C save and return "stopped"; a second one interrupts at once. Raises UserError for what the user
     can put right. Whatever is raised once the run is claimed is also written down as the reason of its failure.
     """
+    trackers.check(options.trackers)
     folder, stop = RunFolder.create(root, run), Stop()
-    with folder.claim(), listening(stop, (signal.SIGTERM, signal.SIGINT)):
+    with (
+        folder.claim(),
+        listening(stop, (signal.SIGTERM, signal.SIGINT)),
+        trackers.following(options.trackers, run, folder) as hear,
+    ):
         before = folder.status()
         if before is not None and before.state == "finished":
             return Outcome("finished")
-        journal = Journal(folder, run.steps, before)
+        journal = Journal(folder, run.steps, before, hear)
         try:
             journal.status("running")
             _Attempt(run, folder, journal, data, options, stop).go()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -76,6 +76,7 @@ def run_pool(
     *,
     eval_workers: int = 0,
     videos: int = 0,
+    track: Sequence[str] = (),
     console: Console | None = None,
     command: Command | None = None,
 ) -> Outcome:
@@ -87,7 +88,7 @@ def run_pool(
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
-    command = command or train_command(data, eval_workers, videos)
+    command = command or train_command(data, eval_workers, videos, track)
     queue = _Queue(members, root, command, console or Console())
     with listening(queue.stop, _wanted()), queue.display() as refresh:
         try:
@@ -98,9 +99,11 @@ def run_pool(
     return Outcome([queue.results[member.run.id] for member in members], queue.signal)
 
 
-def train_command(data: Path, eval_workers: int, videos: int) -> Command:
+def train_command(data: Path, eval_workers: int, videos: int, track: Sequence[str] = ()) -> Command:
     """The command line that trains one run folder."""
     options = ["--data", str(data), "--eval-workers", str(eval_workers), "--videos", str(videos), "--quiet"]
+    for name in track:
+        options += ["--track", name]
     return lambda folder: [sys.executable, "-m", "mac_bench", "train", "--run", str(folder), *options]
 
 

@@ -29,7 +29,18 @@ FLOORS = {
         "dyna",
     ],
     "algorithms": ["mac", "baselines"],
-    "lab": ["registry", "provenance", "evaluate", "record", "signals", "suite", "model_error", "train", "contract"],
+    "lab": [
+        "registry",
+        "provenance",
+        "evaluate",
+        "record",
+        "trackers",
+        "signals",
+        "suite",
+        "model_error",
+        "train",
+        "contract",
+    ],
     "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "report"],
     "edges": [
         *("cli", "cli_data", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
@@ -53,6 +64,8 @@ ONLY_IN = {
     "submitit": {"slurm"},
     "sqlalchemy": {"store", "queries"},
     "streamlit": {"dashboard"},
+    "tensorboard": {"trackers"},
+    "wandb": {"trackers"},
 }
 FRAMEWORKS = {"jax", "flax", "optax", "torch"}
 WITHOUT_FRAMEWORK = FLOORS["nouns"] + FLOORS["data"] + FLOORS["lab"] + FLOORS["results"] + FLOORS["edges"]
@@ -157,7 +170,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-HEAVY = FRAMEWORKS | {"ogbench", "mujoco", "gymnasium", "dm_control", "streamlit"}
+HEAVY = FRAMEWORKS | {"ogbench", "mujoco", "gymnasium", "dm_control", "streamlit", "tensorboard", "wandb"}
 
 
 @pytest.mark.parametrize("name", WITHOUT_FRAMEWORK)

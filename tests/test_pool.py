@@ -273,4 +273,6 @@ def test_the_command_is_a_list_of_arguments(tmp_path):
     folder = tmp_path / "a folder; rm -rf"
     command = pool.train_command(Path("my data"), 2, 1)(folder)
     assert command[:5] == [sys.executable, "-m", "mac_bench", "train", "--run"]
-    assert str(folder) in command and "my data" in command
+    assert str(folder) in command and "my data" in command and "--track" not in command
+    tracked = pool.train_command(Path("my data"), 2, 1, ["tensorboard", "wandb"])(folder)
+    assert tracked == [*command, "--track", "tensorboard", "--track", "wandb"]
