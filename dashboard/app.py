@@ -1,36 +1,50 @@
 """The dashboard, which `mac-bench dashboard` starts: its pages, and what they say where something is missing."""
 
+import importlib
+
+import numpy as np
 import streamlit as st
 
 from dashboard.source import guarded
-from dashboard.views import board, cost, curves, horizon, leaderboard, overview, run, statistics
+
+PAGES = {
+    "During": {
+        "overview": ("Overview", "home"),
+        "board": ("Campaign board", "grid_on"),
+        "run": ("Run", "directions_run"),
+    },
+    "After": {
+        "leaderboard": ("Leaderboard", "leaderboard"),
+        "curves": ("Curves", "show_chart"),
+        "statistics": ("Statistics", "query_stats"),
+        "horizon": ("Long horizon", "timeline"),
+        "cost": ("Cost", "schedule"),
+    },
+}
+"""file in views/ and part of the address -> title and icon; the first one is at the address itself"""
 
 
-def page(module, title: str, icon: str, default: bool = False):
-    """A page whose expected errors are one line for people and not a trace."""
-    name = module.__name__.rpartition(".")[2]
-    return st.Page(guarded(module.show), title=title, icon=icon, url_path=name, default=default)
+def page(name: str, title: str, icon: str):
+    """A page whose file is loaded when it is opened, and whose expected errors are one line for people, not a trace."""
+
+    def show() -> None:
+        importlib.import_module(f"dashboard.views.{name}").show()
+
+    return st.Page(guarded(show), title=title, icon=f":material/{icon}:", url_path=name, default=name == "overview")
+
+
+def favicon() -> np.ndarray:
+    """A rising staircase, [16, 16, 3] uint8: a named icon would be fetched from another host."""
+    column, row = np.meshgrid(np.arange(16), np.arange(16))
+    return np.where((16 - row <= 4 * (column // 4 + 1))[..., None], (0, 114, 178), 255).astype(np.uint8)
 
 
 def main() -> None:
     """Lay out the navigation and run the page that was asked for."""
-    st.set_page_config(page_title="mac-bench", page_icon=":material/route:", layout="wide")
-    pages = {
-        "During": [
-            page(overview, "Overview", ":material/home:", default=True),
-            page(board, "Campaign board", ":material/grid_on:"),
-            page(run, "Run", ":material/directions_run:"),
-        ],
-        "After": [
-            page(leaderboard, "Leaderboard", ":material/leaderboard:"),
-            page(curves, "Curves", ":material/show_chart:"),
-            page(statistics, "Statistics", ":material/query_stats:"),
-            page(horizon, "Long horizon", ":material/timeline:"),
-            page(cost, "Cost", ":material/schedule:"),
-        ],
-    }
-    st.session_state["run page"] = pages["During"][-1]
-    st.navigation(pages, expanded=True).run()
+    st.set_page_config(page_title="mac-bench", page_icon=favicon(), layout="wide")
+    pages = {part: {name: page(name, *look) for name, look in own.items()} for part, own in PAGES.items()}
+    st.session_state["run page"] = pages["During"]["run"]
+    st.navigation({part: list(own.values()) for part, own in pages.items()}, expanded=True).run()
 
 
 main()

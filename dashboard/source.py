@@ -1,6 +1,6 @@
 """What the pages read: the database, opened read-only, and files in run folders. Nothing here writes.
 
-An answer is kept as long as the database file is the same, and a collect that changes it makes all answers new.
+An answer is kept as long as the database file is the same, and what is derived from it as long as the answer is.
 """
 
 import argparse
@@ -46,23 +46,30 @@ def version() -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _forget(version: tuple[int, int]) -> None:
+    """Called once for each version: what an older one has answered is never asked for again."""
+    _kept.clear()
+
+
 def ask(query: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
     """`query(database, ...)`, for instance of `mac_bench.queries`; what it raises is raised here."""
+    _forget(version())
     return _kept(f"{query.__module__}.{query.__qualname__}", version(), args, kwargs, query)
 
 
 def derive(function: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
-    """`function(...)` of data that come from the database, once for each version of it."""
-    return _derived(f"{function.__module__}.{function.__qualname__}", version(), args, kwargs, function)
+    """`function(...)` of data that come from the database: computed again only for other data."""
+    return _derived(f"{function.__module__}.{function.__qualname__}", args, kwargs, function)
 
 
-@st.cache_data(max_entries=100, show_spinner=False)
+@st.cache_data(max_entries=50, show_spinner=False)
 def _kept(name: str, version: tuple[int, int], args: Any, kwargs: Any, _query: Callable[..., Any]) -> Any:
     return _query(source().database, *args, **kwargs)
 
 
-@st.cache_data(max_entries=100, show_spinner="computing ...")
-def _derived(name: str, version: tuple[int, int], args: Any, kwargs: Any, _function: Callable[..., Any]) -> Any:
+@st.cache_data(max_entries=50, show_spinner="computing ...")
+def _derived(name: str, args: Any, kwargs: Any, _function: Callable[..., Any]) -> Any:
     return _function(*args, **kwargs)
 
 
@@ -92,4 +99,4 @@ def log_tail(run: str) -> str | None:
 
 def videos(run: str) -> list[Path]:
     """The films in a run's folder."""
-    return sorted((source().runs / run).glob("videos/*.mp4"))
+    return sorted((source().runs / run).glob("videos/*.gif"))

@@ -4,6 +4,7 @@ It listens on 127.0.0.1 alone: whoever wants to see it from elsewhere forwards t
 """
 
 import importlib.util
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mac_bench.errors import UserError
+from mac_bench.signals import listening
 
 APP = Path(__file__).parent.parent / "dashboard" / "app.py"
 HOST = "127.0.0.1"
@@ -48,17 +50,22 @@ def serve(database: Path, runs: Path, port: int, every: int, collect: Callable[[
     server = subprocess.Popen(command(database, runs, port), cwd=APP.parent.parent)
     print(f"http://{HOST}:{port}", flush=True)
     try:
-        while (code := server.poll()) is None:
-            try:
-                server.wait(every or None)
-            except subprocess.TimeoutExpired:
-                _collect_once(collect)
-        return code
+        with listening(_interrupt, (signal.SIGTERM, signal.SIGHUP)):  # which would leave the server alone
+            while (code := server.poll()) is None:
+                try:
+                    server.wait(every or None)
+                except subprocess.TimeoutExpired:
+                    _collect_once(collect)
+            return code
     except KeyboardInterrupt:
         return 0
     finally:
         server.terminate()
         server.wait()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _collect_once(collect: Callable[[], object]) -> None:

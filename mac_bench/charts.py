@@ -7,7 +7,6 @@ nothing to draw or a column is missing. Text keeps the colours of the theme that
 """
 
 import io
-import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -301,7 +300,8 @@ def board(frame: pd.DataFrame) -> Chart:
 def render(chart: Chart, kind: Literal["svg", "pdf", "png"]) -> bytes:
     """The chart as a file on white, drawn without a browser."""
     file = io.StringIO() if kind == "svg" else io.BytesIO()
-    chart.properties(background="white").save(file, format=kind, **({"ppi": 144} if kind == "png" else {}))
+    with alt.data_transformers.disable_max_rows():
+        chart.properties(background="white").save(file, format=kind, **({"ppi": 144} if kind == "png" else {}))
     value = file.getvalue()
     return value.encode() if isinstance(value, str) else value
 
@@ -328,18 +328,13 @@ def _drawable(frame: pd.DataFrame, *numbers: str, named: str = "label") -> tuple
     return rows.reset_index(drop=True), _names(frame.loc[~there, named]) if named in frame else ""
 
 
-def _data(frame: pd.DataFrame) -> alt.InlineData:
-    """The rows in the chart itself; a frame would be refused by Altair from 5,000 rows on."""
-    columns = [list(map(_plain, frame[name].tolist())) for name in frame]
-    names = list(map(str, frame.columns))
-    return alt.InlineData(values=[dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can say it."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
-    return None if value is None or value is pd.NA else value
+def _data(frame: pd.DataFrame) -> pd.DataFrame:
+    """As charts take it: four digits are more than can be seen, and JSON has no infinity."""
+    numbers = frame.select_dtypes("float")
+    with np.errstate(divide="ignore"):
+        size = np.floor(np.log10(numbers.abs().where(numbers != 0, 1)))
+    unit = 10.0 ** (size - 3)
+    return frame.assign(**((numbers / unit).round() * unit).where(np.isfinite(numbers)))
 
 
 def _order(names: Iterable[str], labels: Labels) -> list[str]:

@@ -5,6 +5,7 @@ The runs come as a frame with one row per complete run: label, task, seed, score
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations, permutations
 from typing import Any, TypeVar
 
@@ -121,11 +122,15 @@ def compare(frame: pd.DataFrame, level: float = 0.95, draws: int = DRAWS, seed: 
     the same and only luck told which run of a pair is whose. All signs up to 14 pairs, else `draws` random ones; see
     `smallest_p` for what so many pairs can show at best. p_corrected: by Holm, for all comparisons of the frame.
     """
-    rows = []
-    for x, y, tasks, own, other in _pairs(_scores(frame), combinations):
-        paired = [(own[task] - other[task]).dropna().to_numpy() for task in tasks]  # aligned by seed
-        paired = [task for task in paired if len(task)]
-        counts, numbers, p = [len(task) for task in paired], (np.nan,) * 3, np.nan
+    runs = _checked(frame, ["label", "task", "seed"], "score").pivot(
+        index=["task", "seed"], columns="label", values="score"
+    )
+    task, rows = runs.index.get_level_values("task").to_numpy(), []
+    for x, y in combinations(runs.columns, 2):
+        difference = (runs[x] - runs[y]).to_numpy()
+        paired = [own[~np.isnan(own)] for own in (difference[task == name] for name in np.unique(task))]
+        paired = [own for own in paired if len(own)]
+        counts, numbers, p = [len(own) for own in paired], (np.nan,) * 3, np.nan
         if paired:
             numbers = (float(task_mean(paired)), *bootstrap_interval(paired, task_mean, level))
             p = sign_flip_p(paired, draws, seed)
@@ -140,15 +145,23 @@ def sign_flip_p(paired: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0)
     """p of the mean over tasks of the mean of `paired` differences, [pairs] per task; see `compare`."""
     parts = np.concatenate([task / len(task) for task in paired])  # the mean is their sum over the number of tasks
     n = len(parts)
-    exact = n <= EXACT_PAIRS
-    if exact:
-        minus = np.arange(2**n)[:, None] >> np.arange(n) & 1
-    else:
-        minus = np.random.default_rng(seed).integers(2, size=(draws, n), dtype=np.int8)
-    flipped = parts.sum() - 2 * (minus.astype(float) @ parts)
+    flipped = parts.sum() - 2 * (_signs(n, draws, seed).astype(float) @ parts)
     # rounding must not decide between sums that are equal
     count = np.count_nonzero(abs(flipped) >= abs(parts.sum()) - 1e-12 * abs(parts).sum())
-    return count / 2**n if exact else (count + 1) / (draws + 1)
+    return count / 2**n if n <= EXACT_PAIRS else (count + 1) / (draws + 1)
+
+
+def _signs(n: int, draws: int, seed: int) -> np.ndarray:
+    """[rows, n] of 0 and 1: all combinations of up to EXACT_PAIRS, else random ones."""
+    if n <= EXACT_PAIRS:
+        return np.arange(2**n)[:, None] >> np.arange(n) & 1
+    return _random_signs(-(-n // 64) * 64, draws, seed)[:, :n]
+
+
+@lru_cache(maxsize=2)
+def _random_signs(n: int, draws: int, seed: int) -> np.ndarray:
+    """Kept, as all pairs of methods need about as many, and drawing takes longer than the rest."""
+    return np.random.default_rng(seed).integers(2, size=(draws, n), dtype=np.int8)
 
 
 def smallest_p(pairs: int, draws: int = DRAWS) -> float:

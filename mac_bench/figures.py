@@ -64,9 +64,8 @@ def by_length(scores: pd.DataFrame, length: str = "episode_limit") -> pd.DataFra
     return pd.DataFrame(rows, columns=columns).dropna(subset="steps")
 
 
-def last_errors(measured: pd.DataFrame) -> pd.DataFrame:
-    """label, task, ahead, mean, low, high, n over the runs' last model errors; `measured` as in `queries.measured`."""
-    last = measured.sort_values("step").groupby(["run", "name"], sort=False).tail(1)
+def model_errors(last: pd.DataFrame) -> pd.DataFrame:
+    """label, task, ahead, mean, low, high, n over runs, from `queries.last_measured` of AHEAD."""
     last = last.assign(ahead=[int(name.rpartition("/")[2]) for name in last["name"]])
     rows = _estimates(last, ["label", "task", "ahead"], "value", (0.0, float("inf")))
     return pd.DataFrame(rows, columns=["label", "task", "ahead", "mean", "low", "high", "n"])
@@ -101,7 +100,7 @@ def draw(database: Path, suite: str) -> dict[str, Figure]:
         "differences": lambda: charts.comparison(compare.compare(_several(scores()))),
         "curves": lambda: charts.curves(compare.curve(learning(queries.curves(database, suite))), labels=labels),
         "horizon": lambda: charts.horizon(by_length(scores()), labels),
-        "model-error": lambda: charts.model_error(last_errors(queries.measured(database, suite, AHEAD)), labels),
+        "model-error": lambda: charts.model_error(model_errors(queries.last_measured(database, suite, AHEAD)), labels),
         "time": lambda: costs("seconds"),
         "speed": lambda: costs("updates_per_s"),
     }

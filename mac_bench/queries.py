@@ -154,6 +154,17 @@ def measured(database: Path, suite: str, names: Some = None, **where: Some) -> "
     return _recorded(database, suite, METRICS, own, _among(METRICS.c.name, names), **where).astype({"value": float})
 
 
+def last_measured(database: Path, suite: str, names: Iterable[str], **where: Some) -> "DataFrame":
+    """As `measured`, but of each run and name the last step only."""
+    import pandas
+
+    with _query(database) as connection:
+        _average_last(connection, suite)
+        asked = (_of_suite(suite, _last(name), **where).order_by(MEMBERS.c.position) for name in names)
+        frame = pandas.concat([_frame(connection, query) for query in asked], ignore_index=True)
+    return frame.dropna(subset="step").astype({"step": int, "value": float}).reset_index(drop=True)
+
+
 def metrics(database: Path, run: str) -> "DataFrame":
     """One row per logged number of a run: name, step, value (NaN where it was not finite)."""
     query = sa.select(METRICS.c.name, METRICS.c.step, METRICS.c.value).where(METRICS.c.run == run)
@@ -315,6 +326,14 @@ def _score(last: int) -> list[sa.ColumnElement]:
         sa.select(part).select_from(rows).correlate(MEMBERS).scalar_subquery().label(name)
         for name, part in parts.items()
     ]
+
+
+def _last(name: str) -> list[sa.ColumnElement]:
+    """name, step, value of the last row of a run's metric: the key leads straight to it, and no other row is read."""
+    rows = sa.select(METRICS).where(METRICS.c.run == MEMBERS.c.run, METRICS.c.name == name)
+    last = rows.order_by(METRICS.c.step.desc()).limit(1).correlate(MEMBERS)
+    parts = [last.with_only_columns(METRICS.c[column]).scalar_subquery().label(column) for column in ("step", "value")]
+    return [sa.literal(name).label("name"), *parts]
 
 
 def _members(suite: str) -> sa.Select:

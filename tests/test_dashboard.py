@@ -1,8 +1,13 @@
 """Every page on a campaign, on an empty database and without one; and that what it shows is what the database says."""
 
 import math
+import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +125,58 @@ def test_the_server_listens_here_only_and_takes_paths_as_they_are():
     command = browse.command(Path("a b;c/results.db"), Path("runs"), 8599)
     assert "--server.address=127.0.0.1" in command and "--browser.gatherUsageStats=false" in command
     assert command[command.index("--db") + 1] == str(Path("a b;c/results.db").resolve())
+
+
+def test_whoever_ends_it_ends_the_server_too(tmp_path, monkeypatch):
+    (tmp_path / "pid").touch()
+    served = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = (
+        "import sys; from pathlib import Path; from mac_bench import browse\n"
+        f"browse.command = lambda *_: [sys.executable, '-c', {served!r}]\n"
+        f"sys.exit(browse.serve(Path('no.db'), Path({str(tmp_path)!r}), {free_port()}, 0, print))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline().startswith("http://127.0.0.1:")
+    wait_for(lambda: (tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdout.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind((browse.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is taken; choose another with --port"):
+            browse.serve(tmp_path / "no.db", tmp_path, port, 0, print)
+
+
+def test_it_collects_as_it_goes_and_an_error_does_not_end_it(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def collect():
+        calls.append(1)
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(browse, "command", lambda *_: [sys.executable, "-c", "import time; time.sleep(2.5)"])
+    assert browse.serve(tmp_path / "no.db", tmp_path, free_port(), 1, collect) == 0
+    assert len(calls) >= 2 and capsys.readouterr().err.count("mac-bench: the disk is full") == len(calls)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((browse.HOST, 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.05)
 
 
 def test_no_runs_are_one_line(tmp_path):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 from campaign import fill
-from run_folders import a_whole_run, evaluated, planned, started, write_run, write_suite
+from run_folders import a_whole_run, evaluated, measured, planned, started, write_run, write_suite
 
 from mac_bench import compare, export, figures, queries, store
 from mac_bench.errors import UserError
@@ -127,11 +127,20 @@ def test_lengths_of_tasks_by_hand():
     assert figures.by_length(scores, "oracle_steps")["steps"].between(30, 60).all()
 
 
-def test_the_last_model_errors_are_averaged_over_seeds():
-    rows = [("r0", 0, 1, 5.0), ("r0", 0, 2, 1.0), ("r1", 1, 1, 3.0)]
-    frame = pd.DataFrame(rows, columns=["run", "seed", "step", "value"])
-    found = figures.last_errors(frame.assign(label="MAC", task="t", name="model_error/50")).iloc[0]
+def test_the_last_model_errors_are_averaged_over_seeds(root, database):
+    write_suite(root, [("MAC", planned()), ("MAC", planned(1)), ("BC", planned(2))])
+    errors = [{"model_error/50": error, "model_error/10": None} for error in (5.0, 1.0, 3.0)]
+    write_run(root, planned(), [started(), measured(10, **errors[0]), measured(20, **errors[1])])
+    write_run(root, planned(1), [started(), measured(10, **errors[2])])
+    store.collect(root, database)
+    last = queries.last_measured(database, "first", figures.AHEAD)
+    assert last[["seed", "name", "step"]].to_numpy().tolist() == [
+        [0, "model_error/10", 20], [1, "model_error/10", 10], [0, "model_error/50", 20], [1, "model_error/50", 10],
+    ]  # fmt: skip
+    diverged, found = figures.model_errors(last).to_dict("records")
     assert (found["ahead"], found["mean"], found["n"]) == (50, 2.0, 2)
+    assert (diverged["ahead"], diverged["n"]) == (10, 2) and math.isnan(diverged["mean"])
+    assert figures.model_errors(queries.last_measured(database, "first", figures.AHEAD, label="BC")).empty
 
 
 def test_a_frame_of_scores_is_what_compare_takes(root, database):

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import filters
+from dashboard import figure, filters
 from dashboard.source import guarded, log_tail
 from mac_bench import charts
 
@@ -26,7 +26,7 @@ def board(selection: filters.Selection) -> None:
     counts = runs["state"].value_counts()
     st.caption(", ".join(f"{number} {state}" for state, number in counts.items()) + f". Looked at every {REFRESH_S} s.")
     cells = runs[["label", "task", "seed", "state", "reason", "run"]].assign(progress=runs["step"] / runs["steps"])
-    st.altair_chart(charts.board(cells))
+    figure.show(charts.board(cells), "board")
     st.subheader("Why")
     ended = runs[runs["state"].isin(filters.ATTENTION)]
     if ended.empty:

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import filters
+from dashboard import figure, filters
 from dashboard.source import ask
 from mac_bench import charts, queries
 from mac_bench.errors import UserError
@@ -25,7 +25,7 @@ def show() -> None:
     )
     for of in ("seconds", "to_target", "updates_per_s"):
         if found[of].notna().any():
-            st.altair_chart(charts.costs(found, of, labels=chosen.every))
+            figure.show(charts.costs(found, of, labels=chosen.every), of)
 
 
 def summary(found: pd.DataFrame, target: int) -> pd.DataFrame:

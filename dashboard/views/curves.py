@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import filters
+from dashboard import figure, filters
 from dashboard.source import ask, derive
 from mac_bench import charts, compare, figures, queries
 from mac_bench.errors import UserError
@@ -32,7 +32,7 @@ def show() -> None:
     if smooth > 1:
         st.caption(f"Smoothed: each point is the mean of a run's last {smooth} evaluations.")
     seeds = rows.assign(seed=rows["run"]) if single and x != "hours" else None
-    st.altair_chart(charts.curves(bands, "hours" if x == "hours" else "step", seeds=seeds, labels=chosen.every))
+    figure.show(charts.curves(bands, "hours" if x == "hours" else "step", seeds=seeds, labels=chosen.every), "curves")
     st.caption(
         f"{found['run'].nunique()} runs. Bands: 95 % interval over seeds. A curve ends where its shortest run does."
     )

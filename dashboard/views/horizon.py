@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import filters
+from dashboard import figure, filters
 from dashboard.source import ask, derive
 from mac_bench import charts, figures, queries
 from mac_bench.errors import UserError
@@ -30,18 +30,17 @@ def by_length(chosen: filters.Selection) -> None:
     if unknown:
         st.caption(f"Not drawn, as suites/horizons.csv does not have their length: {', '.join(unknown)}.")
     try:
-        st.altair_chart(charts.horizon(found, chosen.every, length=length))
+        figure.show(charts.horizon(found, chosen.every, length=length), "horizon")
     except UserError as error:  # the model's error below is there all the same
         st.caption(f"No chart: {error}.")
 
 
 def model_error(chosen: filters.Selection) -> None:
     """A line for each method with a world model."""
-    measured = ask(queries.measured, chosen.suite, figures.AHEAD, **chosen.where)
-    errors = derive(figures.last_errors, measured)
+    errors = derive(figures.model_errors, ask(queries.last_measured, chosen.suite, figures.AHEAD, **chosen.where))
     if errors.empty:
         raise UserError("no run of this selection has recorded a model error: its method has no world model")
-    st.altair_chart(charts.model_error(errors, labels=chosen.every))
+    figure.show(charts.model_error(errors, labels=chosen.every), "model-error")
     st.caption(
         "Mean squared error of the state that the model predicts, at each run's last evaluation, on held-out episodes. "
         "Unit: half the range of each dimension in the training data."

@@ -122,4 +122,4 @@ def films(run: dict[str, Any]) -> None:
         st.caption("no videos; `--videos 2` films the last evaluation")
     for path in found:
         st.caption(path.name)
-        st.video(str(path))
+        st.image(str(path))

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import filters
+from dashboard import figure, filters
 from dashboard.source import derive
 from mac_bench import charts, compare, figures
 from mac_bench.errors import UserError
@@ -16,17 +16,17 @@ def show() -> None:
     labels = chosen.every
     scores = filters.complete(chosen.runs())
     aggregates = derive(compare.aggregates, scores, bounds=figures.PERCENT)
-    st.altair_chart(charts.intervals(aggregates, labels=labels))
+    figure.show(charts.intervals(aggregates, labels=labels), "intervals")
     lacking = aggregates[aggregates["tasks"] < aggregates["of"]]
     if not lacking.empty:
         names = ", ".join(sorted(set(lacking["label"])))
         st.caption(f"Without a number, as some of the tasks have no complete run of theirs: {names}.")
     st.subheader("Score distributions")
-    st.altair_chart(charts.profiles(derive(compare.profiles, scores), labels=labels))
+    figure.show(charts.profiles(derive(compare.profiles, scores), labels=labels), "profiles")
     if scores["label"].nunique() < 2:
         raise UserError("with one method there is nothing to compare")
     st.subheader("Probability of improvement")
-    st.altair_chart(charts.improvement(derive(compare.improvement, scores), labels=labels))
+    figure.show(charts.improvement(derive(compare.improvement, scores), labels=labels), "improvement")
     st.subheader("Differences")
     differences(derive(compare.compare, scores))
 
@@ -37,5 +37,5 @@ def differences(found: pd.DataFrame) -> None:
         "x less y in percent points, over pairs of runs with the same task and seed. p: sign-flip permutation test; "
         "p_corrected: by Holm for the number of comparisons here."
     )
-    st.altair_chart(charts.comparison(found))
+    figure.show(charts.comparison(found), "differences")
     st.dataframe(found, hide_index=True)
