@@ -243,7 +243,7 @@ def collect(
 @app.command(rich_help_panel=RESULTS)
 def report(
     suite: SuiteName,
-    out: Annotated[Path | None, typer.Option(help="Write the tables to this folder, in every format.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write tables and figures to this folder, in every format.")] = None,
     kind: Annotated[
         Literal["text", "markdown", "csv", "latex"], typer.Option("--format", help="Of the table that is printed.")
     ] = "text",
@@ -373,10 +373,14 @@ def _report(
     from mac_bench import overview, queries, report
 
     overview.membership(runs, suite)
-    built = report.build(queries.results(_collect(runs, database), suite))
+    database = _collect(runs, database)
+    built = report.build(queries.results(database, suite))
     if kind == "text":
         console.print(report.terminal(built))
     else:
         print({"markdown": report.markdown, "csv": report.csv, "latex": report.latex}[kind](built), end="")
-    for path in report.write(built, out) if out else []:
-        print(path, file=sys.stderr)
+    if out:
+        from mac_bench import export
+
+        for path in export.write(database, suite, out):
+            print(path, file=sys.stderr)

@@ -89,8 +89,9 @@ class _Attempt:
         folder.expect_data(self.data.digest)
         self.agent, self.first = restore(run, folder, self.data)
         self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None
-        defaults = json.dumps(registry.defaults(run.agent))
-        journal.begin(self.first, {**describe(), "data": self.data.digest, "defaults": defaults})
+        here = {"data": self.data.digest, "data_rows": str(len(self.data.observations))}
+        here["data_made_here"] = str(bool(tasks.read_manifest(data / run.dataset)))
+        journal.begin(self.first, describe() | here | {"defaults": json.dumps(registry.defaults(run.agent))})
 
     def go(self) -> None:
         """Updates first + 1 ... steps, and their evaluations."""

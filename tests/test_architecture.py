@@ -41,7 +41,7 @@ FLOORS = {
         "train",
         "contract",
     ],
-    "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "report"],
+    "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "figures", "report", "export"],
     "edges": [
         *("cli", "cli_data", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
         *("slurm", "dashboard"),
