@@ -40,6 +40,8 @@ class Selection(NamedTuple):
     """all methods of the suite, in its order: a method keeps its colour whatever is left out"""
     where: dict[str, list[str] | None]
     """labels, tasks and tags, as queries take them"""
+    every_task: bool
+    """no task is named"""
 
     def runs(self) -> Any:
         """`queries.results` of it. Raises UserError where it is empty."""
@@ -64,7 +66,9 @@ def selection(panels: int | None = None) -> Selection:
     if set(tags) != set(known):
         runs = runs[_tagged(runs, tags)]
     tasks = chosen("task", "tasks", list(dict.fromkeys(runs["task"])), panels)
-    return Selection(name, every, {"label": labels, "task": tasks, "tag": None if tags == known else tags})
+    return Selection(
+        name, every, {"label": labels, "task": tasks, "tag": None if tags == known else tags}, not st.session_state.task
+    )
 
 
 def _tagged(runs: Any, tags: list[str]) -> Any:

@@ -125,7 +125,7 @@ def profiles(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) ->
     tooltip = _tooltip("label", *_numbers("threshold"), *_numbers("fraction", "low", "high", form=".0%"), "seeds")
     position, share = alt.X("threshold:Q", title="success in %"), "share of runs with more success"
     y = {"scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(format=".0%", title=share)}
-    base = alt.Chart(_data(frame), width=520, height=300).encode(
+    base = alt.Chart(_data(frame), width=520, height=400).encode(
         x=position, color=_colour(frame, labels), tooltip=tooltip
     )
     band = base.mark_area(opacity=_faint(frame), interpolate="step-after").encode(alt.Y("low:Q", **y), alt.Y2("high:Q"))
@@ -143,7 +143,9 @@ def improvement(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95)
     order = _order(frame["x"], labels)
     base = alt.Chart(_data(frame), width=alt.Step(44), height=alt.Step(30)).encode(
         y=alt.Y("x:N", sort=order, title="a run of", axis=alt.Axis(labelLimit=300)),
-        x=alt.X("y:N", sort=order, title="beats a run of", axis=alt.Axis(labelLimit=300, labelAngle=-40)),
+        x=alt.X(
+            "y:N", sort=order, title="beats a run of", axis=alt.Axis(labelLimit=300, labelAngle=-40, labelOverlap=False)
+        ),
         tooltip=_tooltip("x", "y", *_numbers("probability", "low", "high", form=".2f"), "tasks", "n"),
     )
     # so light that dark numbers are read on all of them, whatever the theme
@@ -168,12 +170,16 @@ def comparison(frame: pd.DataFrame, level: float = 0.95) -> Chart:
     threshold = 1 - level
     verdicts = [f"significant (corrected p < {threshold:.2g})", "not significant"]
     frame["verdict"] = np.where(frame["p_corrected"] < threshold - 1e-12, *verdicts)
+    # the better one first: a difference then reads as how much it is better
+    lost = frame["difference"] < 0
+    frame.loc[lost, ["x", "y"]] = frame.loc[lost, ["y", "x"]].to_numpy()
+    frame.loc[lost, ["difference", "low", "high"]] = -frame.loc[lost, ["difference", "high", "low"]].to_numpy()
     frame["pair"] = frame["x"] + " \N{MINUS SIGN} " + frame["y"]
     tooltip = _tooltip("pair", *_numbers("difference", "low", "high"), *_numbers("p", "p_corrected", form=".3g"))
     scale = {"domain": verdicts, "range": [COLOURS[0], GREY]}
     base = alt.Chart(_data(frame), width=420, height=alt.Step(20)).encode(
         y=_rows(frame.sort_values("difference", ascending=False)["pair"], "pair"),
-        color=alt.Color("verdict:N", scale=alt.Scale(**scale), title=None, legend=alt.Legend(orient="bottom")),
+        color=alt.Color("verdict:N", scale=alt.Scale(**scale), title=None, legend=_legend(orient="bottom")),
         tooltip=_tooltip(*tooltip, "pairs", "tasks", "seeds"),
     )
     shape = alt.Shape("verdict:N", scale=alt.Scale(domain=verdicts, range=["diamond", "circle"]), title=None)
@@ -199,7 +205,7 @@ def horizon(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95, len
     frame["at"] = frame["steps"] * 1.015**place  # on a log axis the same distance everywhere
     axis = alt.Axis(title=f"{LENGTHS[length]} in steps (log scale)", values=ticks, format="~d", grid=False)
     position = alt.X("at:Q", axis=axis, scale=alt.Scale(type="log", nice=False, padding=30))
-    base = alt.Chart(_data(frame), width=520, height=300).encode(x=position, color=_colour(frame, labels))
+    base = alt.Chart(_data(frame), width=520, height=400).encode(x=position, color=_colour(frame, labels))
     scale = alt.Scale(domain=[0, 100])
     tooltip = _tooltip("label", "task", "environment", "steps", *_numbers("mean", "low", "high"), "n")
     rule = base.mark_rule(clip=True, opacity=0.6).encode(_success("low", scale), alt.Y2("high:Q"), tooltip=tooltip)
@@ -284,7 +290,7 @@ def board(frame: pd.DataFrame) -> Chart:
     tooltip = _tooltip("label", "task", "seed", "run", "state", *_numbers("progress", form=".0%"), "reason")
     base = alt.Chart().encode(alt.X("seed:O", axis=alt.Axis(labelAngle=0)), _rows(frame["label"].unique()))
     cell = base.mark_rect(stroke=GREY, strokeWidth=0.5).encode(
-        alt.Color("shown:N", scale=scale, title=None), tooltip=tooltip
+        alt.Color("shown:N", scale=scale, title=None, legend=_legend(orient="top")), tooltip=tooltip
     )
     letter = base.mark_text(color="#1A1A1A").encode(alt.Text("letter:N"), tooltip=tooltip)
     layers = alt.layer(cell, letter).properties(width=alt.Step(22), height=alt.Step(22))
@@ -356,7 +362,7 @@ def _legend(**look: Any) -> alt.Legend:
 
 def _colour(frame: pd.DataFrame, labels: Labels, symbol: str | None = "stroke") -> alt.Color:
     """symbol: of the legend; None for no legend."""
-    legend = _legend(symbolType=symbol, symbolSize=250, symbolStrokeWidth=2.5) if symbol else None
+    legend = _legend(symbolType=symbol, symbolSize=150, symbolStrokeWidth=2.5) if symbol else None
     return alt.Color("label:N", title=None, scale=_looks(frame, labels, COLOURS), legend=legend)
 
 

@@ -30,6 +30,12 @@ def complete(runs: pd.DataFrame) -> pd.DataFrame:
     return done[["label", "task", "seed"]].assign(score=100 * done["score"]).reset_index(drop=True)
 
 
+def settled(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Of `queries.curves`, those of the complete runs; all, as long as no run is complete: they show how it goes on."""
+    whole: Any = curves[curves["run"].isin(runs.loc[runs["complete"], "run"])]
+    return curves if whole.empty else whole
+
+
 def learning(curves: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
     """What `compare.curve` takes of `queries.curves`: label, task, run, step, value in percent.
 
@@ -98,7 +104,9 @@ def draw(database: Path, suite: str) -> dict[str, Figure]:
         "profiles": lambda: charts.profiles(compare.profiles(scores()), labels),
         "improvement": lambda: charts.improvement(compare.improvement(_several(scores())), labels),
         "differences": lambda: charts.comparison(compare.compare(_several(scores()))),
-        "curves": lambda: charts.curves(compare.curve(learning(queries.curves(database, suite))), labels=labels),
+        "curves": lambda: charts.curves(
+            compare.curve(learning(settled(queries.curves(database, suite), runs))), labels=labels
+        ),
         "horizon": lambda: charts.horizon(by_length(scores()), labels),
         "model-error": lambda: charts.model_error(model_errors(queries.last_measured(database, suite, AHEAD)), labels),
         "time": lambda: costs("seconds"),

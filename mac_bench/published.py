@@ -36,9 +36,9 @@ KEY = ("task", "method", "data", "metric")
 HORIZONS = ("environment", "episode_limit", "oracle_steps", "source")
 OURS = ("label", "agent", "task", "mean", "std", "n_seeds", "dataset", "steps", "mujoco")
 BESIDE = (
-    *("label", "task", "ours", "ours_std", "n_seeds", "mean", "spread", "spread_kind", "seeds"),
-    *("difference", "in_spreads", "not_comparable", "source", "table", "method", "protocol", "data"),
-    *("their_steps", "their_task", "unit", "hand", "agent"),
+    *("label", "task", "ours", "mean", "difference", "in_spreads", "not_comparable", "source", "ours_std", "n_seeds"),
+    *("spread", "spread_kind", "seeds", "their_steps", "data", "protocol", "method", "their_task", "unit", "hand"),
+    *("table", "agent"),
 )
 
 

@@ -78,8 +78,8 @@ def in_state(database: Path, state: Some, limit: int = 200) -> "DataFrame":
 
 
 def results(database: Path, suite: str, **where: Some) -> "DataFrame":
-    """One row per planned run of the suite, in its order: suite, average_last, label, run, tags (a list), what the runs
-    table holds (agent, task, seed, state, step, ...), score, averaged, complete, and WORLD.
+    """One row per planned run of the suite, in its order: suite, average_last, label, run, tags (a tuple), what the
+    runs table holds (agent, task, seed, state, step, ...), score, averaged, complete, and WORLD.
 
     `score` is the reported number: the mean over the last `average_last` evaluations of success, [0, 1], over all
     evaluation tasks; `averaged` is how many there were; NaN and 0 before the first. `complete` says that the run is
@@ -96,7 +96,7 @@ def results(database: Path, suite: str, **where: Some) -> "DataFrame":
         begun = ATTEMPTS.c.run.in_(_members(suite)) & ATTEMPTS.c.start_time.is_not(None)
         versions = [ATTEMPTS.c.environment[name].as_string().label(name) for name in WORLD]
         worlds = connection.execute(sa.select(ATTEMPTS.c.run, *versions).where(begun)).all()
-    frame["tags"] = frame["tags"].map(json.loads)
+    frame["tags"] = [tuple(json.loads(own)) for own in frame["tags"]]
     for name in WORLD:
         seen = defaultdict(set)
         for world in worlds:

@@ -100,7 +100,7 @@ def test_runs_are_filtered_by_tag(root, database):
     write_suite(root, [("MAC", planned()), ("MOPO", planned(1)), ("BC", planned(2))], tags=tags)
     write_run(root, planned(), a_whole_run())
     store.collect(root, database)
-    assert queries.results(database, "first")["tags"].tolist() == [tags["MAC"], tags["MOPO"], []]
+    assert queries.results(database, "first")["tags"].tolist() == [tuple(tags["MAC"]), tuple(tags["MOPO"]), ()]
     for tag, labels in [
         ("chunks", ["MAC"]),
         (["chunks", "model-based"], ["MAC", "MOPO"]),

@@ -44,7 +44,7 @@ def reasons(ended: pd.DataFrame) -> None:
         key="ended",
         on_select="rerun",
         selection_mode="single-row",
-        column_config={"reason": st.column_config.TextColumn(width="large")},
+        column_config={"reason": st.column_config.TextColumn(width="medium")},
     )
     if rows := picked["selection"]["rows"]:
         run = ended.iloc[rows[0]]

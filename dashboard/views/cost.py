@@ -18,7 +18,8 @@ def show() -> None:
     found = found[found["attempts"] > 0]
     if found.empty:
         raise UserError("no run of this selection has begun")
-    st.dataframe(summary(found, target), hide_index=True)
+    table = summary(found, target).dropna(axis="columns", how="all")  # of a CPU there is no device memory
+    st.dataframe(table, hide_index=True, placeholder="-")
     st.caption(
         f"{len(found)} runs that have begun. Hours: all attempts, evaluations among them. To {target} %: hours until a "
         "run's first evaluation with that success, of the runs that got there; `reached` says how many did."

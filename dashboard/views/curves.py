@@ -18,12 +18,14 @@ def show() -> None:
     with st.container(horizontal=True):
         x = st.segmented_control("against", ["updates", "hours"], default="updates", key="x", bind="query-params")
         single = st.toggle("single seeds", key="seeds", bind="query-params")
-        smooth = st.number_input(
-            "mean of so many evaluations", min_value=1, max_value=20, key="smooth", bind="query-params"
-        )
+        begun = st.toggle("unfinished runs too", key="unfinished", bind="query-params")
+        smooth = st.number_input("mean of so many evaluations", 1, 20, key="smooth", bind="query-params", width=220)
     found = ask(queries.curves, chosen.suite, **chosen.where)
     if found.empty:
         raise UserError("no run of this selection has been evaluated yet")
+    every = found["run"].nunique()
+    if not begun:
+        found = figures.settled(found, chosen.runs())
     rows = figures.learning(found, int(smooth))
     bands = derive(compare.curve, rows)
     if x == "hours":
@@ -33,8 +35,8 @@ def show() -> None:
         st.caption(f"Smoothed: each point is the mean of a run's last {smooth} evaluations.")
     seeds = rows.assign(seed=rows["run"]) if single and x != "hours" else None
     figure.show(charts.curves(bands, "hours" if x == "hours" else "step", seeds=seeds, labels=chosen.every), "curves")
-    st.caption(
-        f"{found['run'].nunique()} runs. Bands: 95 % interval over seeds. A curve ends where its shortest run does."
-    )
+    shown = found["run"].nunique()
+    left_out = f" The other {every - shown} that were evaluated are not complete." if shown < every else ""
+    st.caption(f"{shown} runs.{left_out} Bands: 95 % interval over seeds. A curve ends where its shortest run does.")
     with st.expander("the numbers"):
         st.dataframe(bands, hide_index=True)

@@ -7,6 +7,9 @@ from dashboard.source import ask, derive
 from mac_bench import charts, figures, queries
 from mac_bench.errors import UserError
 
+PANELS = 6
+"""tasks whose model error is shown where none is named"""
+
 
 def show() -> None:
     """The page."""
@@ -36,11 +39,15 @@ def by_length(chosen: filters.Selection) -> None:
 
 
 def model_error(chosen: filters.Selection) -> None:
-    """A line for each method with a world model."""
-    errors = derive(figures.model_errors, ask(queries.last_measured, chosen.suite, figures.AHEAD, **chosen.where))
-    if errors.empty:
+    """A panel for each task, a line for each method with a world model."""
+    last = ask(queries.last_measured, chosen.suite, figures.AHEAD, **chosen.where)
+    if last.empty:
         raise UserError("no run of this selection has recorded a model error: its method has no world model")
-    figure.show(charts.model_error(errors, labels=chosen.every), "model-error")
+    tasks = list(dict.fromkeys(last["task"]))
+    if len(tasks) > PANELS and chosen.every_task:
+        st.caption(f"The first {PANELS} of {len(tasks)} tasks; name tasks to see others.")
+        last = last[last["task"].isin(tasks[:PANELS])].reset_index(drop=True)
+    figure.show(charts.model_error(derive(figures.model_errors, last), labels=chosen.every), "model-error")
     st.caption(
         "Mean squared error of the state that the model predicts, at each run's last evaluation, on held-out episodes. "
         "Unit: half the range of each dimension in the training data."

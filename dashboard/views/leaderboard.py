@@ -1,6 +1,7 @@
 """Leaderboard: method x task with intervals and seeds, over all tasks, beside the numbers of papers; and its export."""
 
 import io
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -48,6 +49,11 @@ def exports(built: report.Report, suite: str) -> None:
             st.download_button(kind, content, file_name=name, icon=":material/download:", on_click="ignore")
 
 
+def number(title: str) -> Any:
+    """A column of successes, one digit behind the point."""
+    return st.column_config.NumberColumn(title, format="%.1f")
+
+
 def papers(runs: pd.DataFrame) -> None:
     """Published numbers of the same methods on the same tasks, and why the two may not be compared."""
     st.subheader("Beside published numbers")
@@ -63,14 +69,23 @@ def papers(runs: pd.DataFrame) -> None:
     st.dataframe(
         found,
         hide_index=True,
+        placeholder="-",
         column_config={
-            "label": st.column_config.TextColumn("method", pinned=True),
-            **{name: st.column_config.NumberColumn(format="%.1f") for name in ("ours", "ours_std", "difference")},
-            "n_seeds": "our seeds",
-            "mean": "published",
-            "seeds": "their seeds",
-            "in_spreads": st.column_config.NumberColumn("in spreads", format="%.1f"),
-            "not_comparable": st.column_config.TextColumn("not comparable because", width="large"),
+            "label": st.column_config.TextColumn("our method", pinned=True),
+            "task": st.column_config.TextColumn(width="medium"),
+            "ours": number("ours"),
+            "mean": number("published"),
+            "difference": number("difference"),
+            "in_spreads": number("in spreads"),
+            "not_comparable": st.column_config.TextColumn("not comparable because", width=420),
             "source": st.column_config.TextColumn(width="medium"),
+            "ours_std": number("our std"),
+            "n_seeds": "our seeds",
+            "spread": number("their spread"),
+            "spread_kind": "its kind",
+            "seeds": "their seeds",
+            "their_steps": "their updates",
+            "method": "their method",
+            "their_task": "their task",
         },
     )

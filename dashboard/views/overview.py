@@ -26,14 +26,15 @@ def progress() -> None:
     by_state = counted.pivot_table(index="suite", columns="state", values="runs", aggfunc="sum", fill_value=0)
     states = [state for state in ORDER if state in by_state]
     updates = counted.groupby("suite")[["done", "updates"]].sum()
-    table = by_state[states].join(updates["done"].div(updates["updates"]).rename("progress"))
+    table = by_state[states].join(known["about"])
+    table.insert(0, "progress", updates["done"].div(updates["updates"]))
     table.insert(0, "runs", by_state.sum(axis=1))
-    table.insert(0, "about", known["about"])
     st.dataframe(
         table.rename_axis("suite").reset_index(),
         hide_index=True,
         column_config={
-            "progress": st.column_config.ProgressColumn("updates made", format="percent", min_value=0, max_value=1)
+            "progress": st.column_config.ProgressColumn("updates made", format="percent", min_value=0, max_value=1),
+            "about": st.column_config.TextColumn(width="medium"),
         },
     )
 
@@ -51,7 +52,7 @@ def attention() -> None:
     ago = (time.time() - found["heartbeat"].astype(float)) / 3600
     table = found.assign(progress=found["step"] / found["steps"], seen=ago.round(1))
     picked = st.dataframe(
-        table[["suite", "label", "task", "seed", "state", "reason", "progress", "seen", "host", "run"]],
+        table[["suite", "label", "task", "seed", "state", "progress", "seen", "reason", "host", "run"]],
         hide_index=True,
         key="attention",
         on_select="rerun",
