@@ -23,6 +23,9 @@ PAGES = {
     },
 }
 """file in views/ and part of the address -> title and icon; the first one is at the address itself"""
+SIDEBAR = 230  # pixels
+# three panels side by side fit a window of 1024 pixels
+ROOM = "<style>[data-testid=stMainBlockContainer] {padding: 3rem 2rem}</style>"
 
 
 def page(name: str, title: str, icon: str):
@@ -43,7 +46,8 @@ def favicon() -> Image.Image:
 
 def main() -> None:
     """Lay out the navigation and run the page that was asked for."""
-    st.set_page_config(page_title="mac-bench", page_icon=favicon(), layout="wide")
+    st.set_page_config(page_title="mac-bench", page_icon=favicon(), layout="wide", initial_sidebar_state=SIDEBAR)
+    st.html(ROOM)
     pages = {part: {name: page(name, *look) for name, look in own.items()} for part, own in PAGES.items()}
     st.session_state["run page"] = pages["During"]["run"]
     st.navigation({part: list(own.values()) for part, own in pages.items()}, expanded=True).run()

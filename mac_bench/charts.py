@@ -111,11 +111,11 @@ def intervals(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) -
     )
     notes = [f"{_n(frame['seeds'])} per task, {_range(frame['tasks'], 'task(s)')}; bar: {100 * level:g} % interval"]
     notes += [f"not drawn, as a task is missing: {left_out}" if left_out else ""]
-    width = {1: 420, 2: 280}.get(len(panels), 190)
+    width = 420 if len(panels) == 1 else 260
     layers = alt.layer(rule, point).properties(width=width, height=alt.Step(24))
-    header = alt.Header(title=None, labelLimit=0)
-    chart = layers.facet(column=alt.Column("panel:N", sort=panels, header=header), spacing=14)
-    return _titled(chart, "All tasks together", notes, width * len(panels))
+    facet = alt.Facet("panel:N", sort=panels, header=alt.Header(title=None, labelLimit=0))
+    chart = layers.facet(facet, columns=2, spacing=14).resolve_axis(x="independent")
+    return _titled(chart, "All tasks together", notes, width * min(2, len(panels)))
 
 
 def profiles(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) -> Chart:
@@ -290,14 +290,14 @@ def board(frame: pd.DataFrame) -> Chart:
     tooltip = _tooltip("label", "task", "seed", "run", "state", *_numbers("progress", form=".0%"), "reason")
     base = alt.Chart().encode(alt.X("seed:O", axis=alt.Axis(labelAngle=0)), _rows(frame["label"].unique()))
     cell = base.mark_rect(stroke=GREY, strokeWidth=0.5).encode(
-        alt.Color("shown:N", scale=scale, title=None, legend=_legend(orient="top")), tooltip=tooltip
+        alt.Color("shown:N", scale=scale, title=None, legend=_legend()), tooltip=tooltip
     )
     letter = base.mark_text(color="#1A1A1A").encode(alt.Text("letter:N"), tooltip=tooltip)
     layers = alt.layer(cell, letter).properties(width=alt.Step(22), height=alt.Step(22))
     done = (frame["state"] == "finished").sum()
     notes = [f"{done} of {len(frame)} runs finished; {_n(frame.groupby(['label', 'task'])['seed'].nunique())} per task"]
     per_panel = 22 * frame["seed"].nunique()
-    return _faceted(layers, frame, "Runs", notes, max(1, min(4, 900 // max(per_panel, 180))), max(per_panel, 180))
+    return _faceted(layers, frame, "Runs", notes, max(1, min(4, 640 // max(per_panel, 180))), max(per_panel, 180))
 
 
 # -- for files -------------------------------------------------------------------------------------------------------
@@ -403,8 +403,8 @@ def _numbers(*fields: str, form: str = ".1f") -> list[alt.Tooltip]:
 
 def _panels(layers: Sequence[alt.Chart], frame: pd.DataFrame, title: str, notes: Sequence[str]) -> Chart:
     """One panel per task."""
-    columns, width, height = {1: (1, 520, 300), 2: (2, 300, 220), 4: (2, 300, 220)}.get(
-        frame["task"].nunique(), (3, 240, 170)
+    columns, width, height = {1: (1, 520, 300), 2: (2, 290, 220), 4: (2, 290, 220)}.get(
+        frame["task"].nunique(), (3, 195, 160)
     )
     return _faceted(alt.layer(*layers).properties(width=width, height=height), frame, title, notes, columns, width)
 
@@ -418,13 +418,16 @@ def _faceted(
     chart = layers.facet(facet, data=_data(frame), columns=columns, spacing=16)
     if len(tasks) > columns and len(tasks) % columns:
         chart = chart.resolve_axis(x="independent")  # else the axis of a column hangs below an empty place
+    chart = chart.configure_legend(orient="top", columns=4, direction="horizontal")  # beside it there is little room
     return _titled(chart, title, notes, width * min(columns, len(tasks)))
 
 
 def _titled(chart: Any, title: str, notes: Iterable[str], width: int) -> Chart:
     """With the notes below the title, broken at `width` pixels."""
     lines = [line for note in notes if note for line in textwrap.wrap(note, max(width // 6, 60))]
-    return chart.properties(title=alt.TitleParams(title, subtitle=lines, anchor="start", frame="bounds"))
+    return chart.properties(
+        title=alt.TitleParams(title, subtitle=lines, anchor="start", frame="bounds", subtitleColor=GREY)
+    )
 
 
 def _names(names: Iterable[str]) -> str:
