@@ -106,6 +106,17 @@ def test_smoothing_is_the_mean_of_a_runs_last_evaluations(root, database):
     assert smooth.drop(columns="value").equals(plain.drop(columns="value"))
 
 
+def test_curves_are_of_complete_runs_once_there_are_any(root, database):
+    write_suite(root, [("MAC", planned()), ("MAC", planned(1))])
+    write_run(root, planned(), [started(), evaluated(250, 0.5)], "running", 300)
+    for shown in ([0], [1]):
+        store.collect(root, database)
+        curves, runs = queries.curves(database, "first"), queries.results(database, "first")
+        assert figures.settled(curves, runs)["seed"].unique().tolist() == shown
+        if shown == [0]:
+            write_run(root, planned(1), a_whole_run())
+
+
 def test_hours_are_those_of_the_attempts_on_average(root, database):
     write_suite(root, [("MAC", planned()), ("MAC", planned(1))])
     for seed, hours in ((0, 1.0), (1, 3.0)):
