@@ -99,6 +99,8 @@ class Tab:
         self.address, self.wrong = address, []
         self.finished = 0
         """how often a script of the page has ended"""
+        self.seconds = 0.0
+        """from the last act, or address, until all was drawn"""
         self.page: Page = context.new_page()
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.page.on("request", self._requested)
@@ -127,9 +129,10 @@ class Tab:
 
     def open(self, name: str, **query: str) -> None:
         """Open a page by its address; the overview is the one without a name."""
-        path = "" if name == "overview" else name
+        path, began = "" if name == "overview" else name, time.monotonic()
         self.page.goto(f"{self.address}/{path}?{urllib.parse.urlencode(query)}")
         self.ready(name)
+        self.seconds = time.monotonic() - began
 
     def go(self, name: str) -> None:
         """Follow the link in the sidebar."""
@@ -140,12 +143,13 @@ class Tab:
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Whatever is done inside makes the page run again."""
-        before, deadline = self.finished, time.monotonic() + PATIENCE_S
+        before, began = self.finished, time.monotonic()
         yield
         while self.finished == before:
-            assert time.monotonic() < deadline, f"{self.page.url} does not run again"
+            assert time.monotonic() < began + PATIENCE_S, f"{self.page.url} does not run again"
             self.page.wait_for_timeout(10)
         self.ready()
+        self.seconds = time.monotonic() - began
 
     def ready(self, name: str | None = None) -> None:
         """Wait until Streamlit has finished and all that is seen is drawn."""
@@ -159,7 +163,7 @@ class Tab:
         assert traces.count() == 0, traces.first.inner_text()
 
     def choose(self, filter: str, *options: str) -> None:
-        """Take these options of a filter in the sidebar, one after the other."""
+        """Take these options of a filter, one after the other."""
         for option in options:
             box = self.page.get_by_role("combobox", name=filter, exact=True)
             box.click()
@@ -167,6 +171,13 @@ class Tab:
             with self.acting():
                 self.page.get_by_role("option", name=option, exact=True).click()
             self.page.keyboard.press("Escape")  # an open list hides all else from the tests
+
+    def drop(self, filter: str) -> None:
+        """Take the last option out of a filter again."""
+        self.page.get_by_role("combobox", name=filter, exact=True).click()
+        with self.acting():
+            self.page.keyboard.press("Backspace")
+        self.page.keyboard.press("Escape")
 
     def pick(self, table: Locator, row: int) -> None:
         """Select a row of a table, which is a canvas: by its place."""
