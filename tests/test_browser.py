@@ -185,6 +185,24 @@ def test_a_filter_goes_along_from_page_to_page(campaign, opened):
     assert "label=MOPO" in tab.page.url and "with one method there is nothing to compare" in shown(tab)
 
 
+def test_what_came_with_a_link_goes_along_too(campaign, opened):
+    tab = opened(campaign)
+    tab.open("leaderboard", suite="small", label="LEQ")
+    for name in ("statistics", "curves"):
+        tab.go(name)
+        assert "label=LEQ" in tab.page.url and "suite=small" in tab.page.url
+    tab.go("statistics")
+    assert "with one method there is nothing to compare" in shown(tab)
+
+
+def test_the_address_is_no_markup(campaign, opened):
+    tab = opened(campaign)
+    tab.open("run", run="x ![i](http://mac-bench.invalid/a.png) [click](http://mac-bench.invalid)")
+    assert "![i](http://mac-bench.invalid/a.png) [click]" in shown(tab)
+    tab.open("leaderboard", label="Nobody")
+    assert "no label Nobody here" in shown(tab)
+
+
 @pytest.mark.parametrize(("name", "place"), [("overview", 1), ("board", 0)])
 def test_a_row_leads_to_its_run(name, place, campaign, opened, database):
     tab = opened(campaign)

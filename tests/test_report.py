@@ -60,10 +60,10 @@ EXPECTED = """\
 
 - Success in %, mean over seeds. A seed's number is the mean of its last 3 evaluations: fixed before the runs, never \
 the best.
-- Brackets: 95 % t interval over n seeds, with the bootstrap's standard error. Under 5 seeds an interval is coarse, \
-and each seed's number follows; the fewest here: 1.
-- Over tasks: seeds are resampled within tasks; IQM: mean of the middle half of all tasks' seeds; not given where a \
-task has no finished seed.
+- Brackets: 95 % t interval over n seeds; the IQM's has the bootstrap's standard error. Under 5 seeds an interval is \
+coarse, and each seed's number follows; the fewest here: 1.
+- Over tasks: tasks are fixed and weigh the same, seeds are the chance; IQM: mean of the middle half of all tasks' \
+seeds; not given where a task has no finished seed.
 - Not averaged: 1 failed at 50 %, 1 waiting, 3 running at 10-37 %, 1 lost at 12 %, 1 incomplete at 100 %.
 - Versions: mujoco 3.3.7, ogbench 1.2.2.
 """
@@ -151,12 +151,12 @@ def test_rows_come_by_falling_mean_and_those_without_one_last():
 @pytest.mark.parametrize(
     ("other", "warning"),
     [
-        ({"mujoco": "4.0.0"}, "mujoco differs between runs of this table (3.3.7, 4.0.0): they are not comparable."),
+        ({"mujoco": "4.0.0"}, "mujoco differs between these runs (3.3.7, 4.0.0): they are not comparable."),
         (
             {"mujoco": "3.3.7 + 4.0.0"},
-            "mujoco differs between runs of this table (3.3.7, 4.0.0): they are not comparable.",
+            "mujoco differs between these runs (3.3.7, 4.0.0): they are not comparable.",
         ),
-        ({"ogbench": None}, "ogbench differs between runs of this table (1.2.2, unknown): they are not comparable."),
+        ({"ogbench": None}, "ogbench differs between these runs (1.2.2, unknown): they are not comparable."),
         ({"data": "bb"}, f"{CUBE} is not the same data in all runs of {CUBE} (aa, bb): not comparable."),
         ({"version": 2}, "MAC mixes versions 1, 2 of its agent."),
         ({"seed": 0}, "MAC has more than one run of a seed on a task: its settings differ within the label."),
