@@ -37,7 +37,7 @@ import numpy as np
 from mac_bench.errors import UserError
 
 DRAWS = 3_000
-"""bootstrap draws; over `seed` the ends of an IQM's interval then have a standard deviation under 1 % of its width (8 scores)"""
+"""bootstrap draws; over `seed` the ends of the IQM's interval of 8 scores have a deviation under 1 % of its width"""
 
 Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Scores of each task, [..., seeds of the task] -> [...]; the leading axes are bootstrap draws."""
