@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench.data import Dataset
+from mac_bench import d4rl
+from mac_bench.data import ACTION_LIMIT, Dataset
 from mac_bench.errors import UserError
 from mac_bench.files import UNREADABLE
 
-ACTION_LIMIT = 1.0 - 1e-5
-"""tanh cannot reach +-1: an action at the edge would have infinite density"""
 MANIFEST = "manifest.json"
 """written last into a folder of generated data; what is not finished has UNFINISHED instead"""
 UNFINISHED = "manifest.partial.json"
