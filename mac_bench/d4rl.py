@@ -1,8 +1,8 @@
 """D4RL (arXiv 2004.07219): its names, scores, data and physics, without the package and without mujoco_py.
 
-The original environments run in MuJoCo 2.1.0. One thing has changed since that matters to them: what a capsule weighs.
-Put back, Gymnasium's v4 environments and OGBench's ant move as the originals do; `tests/test_d4rl.py` replays steps that
-were recorded there. Environments for which nothing shows that are refused.
+The original environments run in MuJoCo 2.1.0. One thing has changed since that matters to them: what a capsule
+weighs. With that put back, Gymnasium's v4 environments and OGBench's ant move as the originals do; `tests/test_d4rl.py`
+replays steps that were recorded there. Environments for which nothing shows that are refused.
 """
 
 import os
@@ -221,7 +221,7 @@ def set_legacy_inertia(model: Any, data: Any, total_mass: float | None = None) -
     mujoco: Any = import_module("mujoco")
     for body in range(1, model.nbody):
         geoms = np.flatnonzero(model.geom_bodyid == body)
-        parts = [_geom(mujoco, model, geom) for geom in geoms]
+        parts = [_geom(mujoco, model, int(geom)) for geom in geoms]
         density = model.body_mass[body] / sum(volume for volume, _, _ in parts)
         masses = np.array([density * volume for _, volume, _ in parts])
         centre = masses @ model.geom_pos[geoms] / masses.sum()
@@ -285,7 +285,8 @@ def locate(dataset: str, root: Path) -> Path | None:
     if official.exists():
         return official
     raise UserError(
-        f"no data '{dataset}': neither {own} nor {official}; put D4RL's official file there, or name its folder in {FOLDER}"
+        f"no data '{dataset}': neither {own} nor {official}; put D4RL's official file there, "
+        f"or name its folder in {FOLDER}"
     )
 
 
@@ -298,40 +299,48 @@ def load(name: str, path: Path) -> Dataset:
     return split(path, columns)
 
 
+def size(path: Path) -> tuple[int, int]:
+    """Rows and episodes of a file, in which nothing else is looked at. Raises UserError where it cannot be read."""
+    rows = _columns(path, ("terminals",), ("timeouts",))
+    ends = rows["terminals"].reshape(-1) | rows.get("timeouts", np.False_).reshape(-1)
+    return len(ends), int(ends[:-1].sum()) + 1
+
+
 def read(path: Path, sizes: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
     """observations [N, O], actions [N, A], rewards [N], terminals [N], and if they are there timeouts [N] and
     next_observations [N, O]. Raises UserError where the file is damaged, or is not of such sizes (O, A)."""
+    found = _columns(path, ("observations", "actions", "rewards", "terminals"), ("timeouts", "next_observations"))
+    count = len(found["terminals"]) if found["terminals"].ndim else 0
+    if count == 0:
+        raise UserError(f"{path}: terminals has no rows")
+    own = (found[name].shape[1] if found[name].ndim == 2 else 1 for name in ("observations", "actions"))
+    wide, deep = sizes or own
+    for name, column in found.items():
+        width = {"observations": wide, "next_observations": wide, "actions": deep}.get(name)
+        if column.shape not in ([(count, width)] if width else [(count,), (count, 1)]):
+            wanted = f"[{count}, {width}]" if width else f"[{count}]"
+            raise UserError(f"{path}: {name} has shape {column.shape}, but must have {wanted}")
+        finite = np.isfinite(column).reshape(count, -1).all(axis=1)
+        if not finite.all():
+            raise UserError(f"{path}: {name} has a value that is not finite in row {np.argmin(finite)}")
+        if width is None:
+            found[name] = column.reshape(-1)
+    return found
+
+
+def _columns(path: Path, needed: tuple[str, ...], others: tuple[str, ...]) -> dict[str, np.ndarray]:
     import h5py
 
-    needed, found = ("observations", "actions", "rewards", "terminals"), {}
     try:
         with h5py.File(path, "r") as file:
             if missing := [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(file))}")
-            for name in (*needed, "timeouts", "next_observations"):
-                if name in file:
-                    kind = bool if name in ("terminals", "timeouts") else np.float32
-                    found[name] = np.asarray(file[name]).astype(kind, copy=False)
+            kinds = {"terminals": bool, "timeouts": bool}
+            there = [name for name in needed + others if name in file]
+            return {name: np.asarray(file[name]).astype(kinds.get(name, np.float32), copy=False) for name in there}
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read, the file is damaged or no HDF5 of arrays ({error})") from None
-    _check(path, found, sizes)
-    scalars = {name: found[name].reshape(-1) for name in ("rewards", "terminals", "timeouts") if name in found}
-    return found | scalars
-
-
-def _check(path: Path, rows: dict[str, np.ndarray], sizes: tuple[int, int] | None) -> None:
-    count = len(rows["observations"]) if rows["observations"].ndim else 0
-    if count == 0:
-        raise UserError(f"{path}: observations has no rows")
-    wide, deep = sizes or (rows["observations"].shape[-1], rows["actions"].shape[-1])
-    for name, column in rows.items():
-        width = {"observations": wide, "next_observations": wide, "actions": deep}.get(name)
-        valid = [(count, width)] if width else [(count,), (count, 1)]
-        if column.shape not in valid:
-            raise UserError(f"{path}: {name} has shape {column.shape}, but must have {valid[0]}")
-        if not np.isfinite(column).all():
-            bad = np.flatnonzero(~np.isfinite(column).reshape(count, -1).all(axis=1))[0]
-            raise UserError(f"{path}: {name} has a value that is not finite in row {bad}")
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read, the file is damaged or no HDF5 of arrays ({reason})") from None
 
 
 def convert(rows: dict[str, np.ndarray], limit: int) -> dict[str, np.ndarray]:
@@ -379,11 +388,10 @@ def split(path: Path, columns: dict[str, np.ndarray]) -> Dataset:
         raise UserError(f"{path}: {len(whole)} episodes with transitions; it takes 2, one of them for validation")
     held = np.zeros(len(ends), bool)
     held[whole[min(HELD_OUT, len(whole)) - 1 :: HELD_OUT]] = True
-    validation = _part(columns, lengths, held)
-    return Dataset(**_part(columns, lengths, ~held), validation=Dataset(**validation))
+    return Dataset(**_part(columns, lengths, ~held), validation=Dataset(**_part(columns, lengths, held)))
 
 
-def _part(columns: dict[str, np.ndarray], lengths: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+def _part(columns: dict[str, np.ndarray], lengths: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
     rows = np.repeat(chosen, lengths)
     part = {name: column[rows] for name, column in columns.items() if name != "ends"}
     return part | {"ends": np.cumsum(lengths[chosen]) - 1}

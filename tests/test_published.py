@@ -110,7 +110,13 @@ def test_horizon_of_by_hand():
 
 def test_our_means_are_of_complete_runs_and_say_what_they_were_made_of():
     row = {"label": "MAC", "agent": "mac", "task": "t", "dataset": "t", "steps": 10, "complete": True, "score": 0.4}
-    row |= {"mujoco": "3.3.7", "data_made_here": "True", "data_rows": "101"}
+    row |= {
+        "mujoco": "3.3.7",
+        "data_made_here": "True",
+        "data_rows": "101",
+        "simulator": "ogbench",
+        "measure": "success",
+    }
     runs = [row, row | {"score": 0.8}, row | {"score": 0.1, "complete": False, "mujoco": "9.9"}]
     runs += [row | {"task": "u", "data_made_here": "False"}, row | {"task": "u", "mujoco": None, "data_rows": "7"}]
     runs += [row | {"task": "v", "data_made_here": "unknown", "data_rows": "unknown"}]

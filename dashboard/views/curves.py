@@ -6,6 +6,7 @@ from dashboard import figure, filters
 from dashboard.source import ask, derive
 from mac_bench import charts, compare, figures, queries
 from mac_bench.errors import UserError
+from mac_bench.stats import unit_of
 
 PANELS = 6
 """tasks that are shown where none is named: all of a campaign would not be readable"""
@@ -23,9 +24,9 @@ def show() -> None:
     found = ask(queries.curves, chosen.suite, **chosen.where)
     if found.empty:
         raise UserError("no run of this selection has been evaluated yet")
-    every = found["run"].nunique()
+    every, runs = found["run"].nunique(), chosen.runs()
     if not begun:
-        found = figures.settled(found, chosen.runs())
+        found = figures.settled(found, runs)
     rows = figures.learning(found, int(smooth))
     bands = derive(compare.curve, rows)
     if x == "hours":
@@ -34,7 +35,8 @@ def show() -> None:
     if smooth > 1:
         st.caption(f"Smoothed: each point is the mean of a run's last {smooth} evaluations.")
     seeds = rows.assign(seed=rows["run"]) if single and x != "hours" else None
-    figure.show(charts.curves(bands, "hours" if x == "hours" else "step", seeds=seeds, labels=chosen.every), "curves")
+    against, unit = "hours" if x == "hours" else "step", unit_of(runs["measure"])
+    figure.show(charts.curves(bands, against, seeds=seeds, labels=chosen.every, unit=unit), "curves")
     shown = found["run"].nunique()
     left_out = f" The other {every - shown} that were evaluated are not complete." if shown < every else ""
     st.caption(f"{shown} runs.{left_out} Bands: 95 % interval over seeds. A curve ends where its shortest run does.")
