@@ -315,7 +315,7 @@ def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
     if not found:
         make = f"make it with `mac-bench data generate {dataset}`"
         advice = make if dataset.startswith(GENERATED) else "download the official files"
-        raise UserError(f"no data '{dataset}': neither {single} nor {folder}{os.sep}*.npz; {advice}")
+        raise UserError(f"no data '{dataset}': neither {single} (D4RL: .hdf5) nor {folder}{os.sep}*.npz; {advice}")
     pairs = [(path, path.with_name(f"{path.stem}-val.npz")) for path in found]
     for path, validation in pairs:
         if not validation.exists():
