@@ -42,8 +42,10 @@ check: $(TORCH)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# The browser's tests come after the others: the server and the browser are two processes already.
 test: check
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --ignore tests/test_browser.py
+	$(BIN)/pytest tests/test_browser.py
 
 clean:
 	rm -rf .venv

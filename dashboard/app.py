@@ -50,7 +50,18 @@ def main() -> None:
     st.html(ROOM)
     pages = {part: {name: page(name, *look) for name, look in own.items()} for part, own in PAGES.items()}
     st.session_state["run page"] = pages["During"]["run"]
-    st.navigation({part: list(own.values()) for part, own in pages.items()}, expanded=True).run()
+    here = st.navigation({part: list(own.values()) for part, own in pages.items()}, expanded=True)
+    if st.session_state.get("here", here.url_path) != here.url_path:
+        keep_filters()
+    st.session_state["here"] = here.url_path
+    here.run()
+
+
+def keep_filters() -> None:
+    """Let filters that came with a link go along to the next page: Streamlit keeps those only that were chosen here."""
+    for key in ("suite", "label", "tag", "task"):
+        if st.session_state.get(key) and key not in st.query_params:
+            st.session_state[key] = st.query_params[key] = st.session_state[key]
 
 
 main()

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from dashboard.source import ask
-from mac_bench import figures, queries
+from dashboard.source import ask, derive, plain
+from mac_bench import figures, queries, report
 from mac_bench.errors import UserError
 
 ATTENTION = ("failed", "lost", "stopped")
@@ -23,6 +23,7 @@ def suites() -> Any:
 def suite() -> str:
     """The suite that the page is about."""
     names = suites()["name"].tolist()
+    _told("suite", names)
     return st.sidebar.selectbox("suite", names, key="suite", bind="query-params", persist_state="session")
 
 
@@ -54,21 +55,26 @@ class Selection(NamedTuple):
             raise UserError("this selection has no runs; choose other methods, tasks or tags")
         return runs[kept].reset_index(drop=True)
 
+    def drawn(self, most: int) -> list[str]:
+        """The tasks that are drawn one by one: those that are named, or, as a note then says, the first `most`."""
+        tasks = self.where["task"] or []
+        if not self.every_task or len(tasks) <= most:
+            return tasks
+        st.caption(f"Drawn: the first {most} of {len(tasks)} tasks. Name tasks to see others.")
+        return tasks[:most]
 
-def selection(panels: int | None = None) -> Selection:
-    """Suite, methods, tags and tasks that the user wants; where no task is named all of them, or the first `panels`."""
+
+def selection() -> Selection:
+    """Suite, methods, tags and tasks that the user wants; where none is named, all."""
     name = suite()
     runs = ask(queries.results, name)
     every = list(dict.fromkeys(runs["label"]))
-    labels = chosen("label", "methods", every)
+    labels = _named("label", "methods", every)
     known = sorted({tag for tags in runs["tags"] for tag in tags})
-    tags = chosen("tag", "tags", known) if known else []
-    if set(tags) != set(known):
-        runs = runs[_tagged(runs, tags)]
-    tasks = chosen("task", "tasks", list(dict.fromkeys(runs["task"])), panels)
-    return Selection(
-        name, every, {"label": labels, "task": tasks, "tag": None if tags == known else tags}, not st.session_state.task
-    )
+    tags = _named("tag", "tags", known) if known else []
+    tasks = list(dict.fromkeys((runs[_tagged(runs, tags)] if tags else runs)["task"]))
+    named = _named("task", "tasks", tasks)
+    return Selection(name, every, {"label": labels or every, "task": named or tasks, "tag": tags or None}, not named)
 
 
 def _tagged(runs: Any, tags: list[str]) -> Any:
@@ -76,22 +82,30 @@ def _tagged(runs: Any, tags: list[str]) -> Any:
     return runs["tags"].map(lambda own: not set(tags).isdisjoint(own))
 
 
-def chosen(key: str, label: str, values: list[str], most: int | None = None) -> list[str]:
-    """Some of the values; all, or the first `most`, where none is named."""
-    wanted = st.sidebar.multiselect(
-        label,
-        values,
-        key=key,
-        bind="query-params",
-        persist_state="session",
-        placeholder="all" if most is None or len(values) <= most else f"the first {most} of {len(values)}",
+def _named(key: str, label: str, values: list[str]) -> list[str]:
+    """Those of the values that the user names."""
+    _told(key, values)
+    return st.sidebar.multiselect(
+        label, values, key=key, bind="query-params", persist_state="session", placeholder="all"
     )
-    return wanted or values[:most]
+
+
+def _told(key: str, values: list[str]) -> None:
+    """Say so where the URL names what is not there: the page then shows something else."""
+    if unknown := [name for name in st.query_params.get_all(key) if name not in values]:
+        st.warning(plain(f"no {key} {', '.join(unknown)} here; what is shown is without it"), icon=":material/warning:")
+
+
+def warn(runs: Any) -> None:
+    """Say why these runs may not be compared with each other."""
+    for warning in derive(report.warnings, runs):
+        st.warning(plain(warning), icon=":material/warning:")
 
 
 def complete(runs: Any) -> Any:
-    """See `figures.complete`; says what is left out."""
+    """See `figures.complete`; says what is left out, and why the rest may not be compared."""
     done = figures.complete(runs)
+    warn(runs)
     if len(done) < len(runs):
         st.caption(f"{len(done)} of {len(runs)} runs are complete; the others are not averaged.")
     return done

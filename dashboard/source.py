@@ -4,6 +4,7 @@ An answer is kept as long as the database file is the same, and what is derived 
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -73,6 +74,11 @@ def _derived(name: str, args: Any, kwargs: Any, _function: Callable[..., Any]) -
     return _function(*args, **kwargs)
 
 
+def plain(text: str) -> str:
+    """As Streamlit's Markdown shows it literally: names and addresses of a user's own are no markup."""
+    return re.sub(r"([\\*_\[\](){}<>#!|~$:])", r"\\\1", text.replace("`", "'"))
+
+
 def guarded(show: Callable[..., None]) -> Callable[..., None]:
     """`show`, with a line in place of what it cannot show."""
 
@@ -81,7 +87,7 @@ def guarded(show: Callable[..., None]) -> Callable[..., None]:
         try:
             show(*args)
         except UserError as error:
-            st.info(str(error).replace("`", "'"), icon=":material/info:")
+            st.info(plain(str(error)), icon=":material/info:")
 
     return guarded
 

@@ -30,7 +30,7 @@ def command(database: Path, runs: Path, port: int) -> list[str]:
         "client.toolbarMode": "minimal",
         "runner.magicEnabled": "false",  # a docstring of a constant is no text for the page
     }
-    streamlit = [sys.executable, "-m", "streamlit", "run", str(APP), *(f"--{k}={v}" for k, v in options.items())]
+    streamlit = [sys.executable, "-m", "dashboard", "run", str(APP), *(f"--{k}={v}" for k, v in options.items())]
     return [*streamlit, "--", "--db", str(database.resolve()), "--runs", str(runs.resolve())]
 
 

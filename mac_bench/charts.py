@@ -50,7 +50,6 @@ LENGTHS = {"episode_limit": "episode limit of the task", "oracle_steps": "way of
 COSTS = {
     "seconds": ("time of each run", "hours", 3600.0),
     "to_target": ("time until the target success", "hours", 3600.0),
-    "evaluating": ("time spent evaluating", "hours", 3600.0),
     "updates_per_s": ("speed of training", "updates per second", 1.0),
 }
 
@@ -162,7 +161,7 @@ def improvement(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95)
     plain = number.transform_filter("!datum.sure && isValid(datum.probability)")
     bold = number.transform_filter("datum.sure").mark_text(color="#1A1A1A", fontWeight="bold")
     notes = [f"on a random task, ties count half; {_n(frame['n'], 'runs')} on any task"]
-    notes += [f"bold: the {100 * level:g} % interval leaves out 0.5", _pairless(frame["probability"])]
+    notes += [f"bold: the {100 * level:g} % interval leaves out 0.5", _pairless(frame["probability"]), _fewer(frame)]
     return _titled(cell + plain + bold, "Probability of improvement", notes, 44 * len(order) + 150)
 
 
@@ -195,7 +194,7 @@ def comparison(frame: pd.DataFrame, level: float = 0.95) -> Chart:
     zero = alt.Chart(_data(pd.DataFrame({"zero": [0]}))).mark_rule(color=GREY, strokeDash=[3, 3]).encode(x="zero:Q")
     notes = [f"{_n(frame['seeds'], 'pairs of seeds')} per task; bar: {100 * level:g} % interval of the mean difference"]
     chart = zero + rule.encode(width) + point
-    return _titled(chart, "Differences of means", [*notes, "p is corrected by Holm", missing], 480)
+    return _titled(chart, "Differences of means", [*notes, "p is corrected by Holm", missing, _fewer(frame)], 480)
 
 
 def horizon(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95, length: str = "episode_limit") -> Chart:
@@ -259,12 +258,14 @@ def costs(frame: pd.DataFrame, of: str = "seconds", labels: Labels = None) -> Ch
     for each run, a tick at the median of a label's finished runs."""
     frame = _checked(frame, ["label", "task", "run", "seed", "state", of])
     title, unit, scale = COSTS[of]
-    n_all = len(frame)
+    n_all, done = len(frame), frame[frame["state"] == "finished"]
     frame, left_out = _drawable(frame, of)
     frame["cost"] = frame[of] / scale
     frame["complete"] = frame["state"] == "finished"
-    grouped = frame[frame["complete"]].groupby("label")["cost"]
+    grouped = done.fillna({of: np.inf}).groupby("label")[of]  # a run that never got there takes for ever
     middle = grouped.agg(median="median", least="min", most="max", n="count").reset_index()
+    middle[["median", "least", "most"]] /= scale
+    middle = middle[np.isfinite(middle["median"])].reset_index(drop=True)
     order = _rows(_order(frame["label"], labels))
     colour = _colour(frame, labels, symbol=None)
     x = alt.X("cost:Q", title=f"{title} in {unit}" if unit == "hours" else unit, scale=alt.Scale(domainMin=0))
@@ -274,7 +275,10 @@ def costs(frame: pd.DataFrame, of: str = "seconds", labels: Labels = None) -> Ch
     runs = runs.encode(x, order, color=colour, opacity=_pale(), shape=shape, tooltip=tooltip)
     ranges = _tooltip("label", *_numbers("median", "least", "most", form=".3g"), "n")
     tick = alt.Chart(_data(middle)) if len(middle) else None
-    notes = ["point: run, tick: median of the finished runs" + (f"; {_n(middle['n'], 'runs')}" if len(middle) else "")]
+    ever = ", where half of them got there" if of == "to_target" else ""
+    notes = [
+        f"point: run, tick: median of the finished runs{ever}" + (f"; {_n(middle['n'], 'runs')}" if len(middle) else "")
+    ]
     notes += ["" if frame["complete"].all() else "paler crosses: runs that are not finished"]
     notes += [
         f"not drawn, as they have no number: {n_all - len(frame)} of {n_all} runs ({left_out})" if left_out else ""
@@ -455,3 +459,13 @@ def _n(counts: pd.Series, what: str = "seeds") -> str:
 def _pairless(numbers: pd.Series) -> str:
     missing = int(numbers.isna().sum())
     return f"not given for {missing} of {len(numbers)} pairs, which have no task or seed in common" if missing else ""
+
+
+def _fewer(frame: pd.DataFrame) -> str:
+    """Pairs of methods that have fewer tasks in common than others."""
+    fewer = frame[frame["tasks"].between(1, frame["tasks"].max() - 1)]
+    pairs = [
+        f"{x} and {y}"
+        for x, y in dict.fromkeys(tuple(sorted(pair)) for pair in zip(fewer["x"], fewer["y"], strict=True))
+    ]
+    return f"over fewer than {frame['tasks'].max()} tasks: {_names(pairs)}" if pairs else ""

@@ -19,7 +19,8 @@ TITLES = {
     "aggregates": "All tasks together",
     "differences": "Differences of means",
     "improvement": "Probability of improvement",
-    "published": "Beside published numbers",
+    "published": "Beside published numbers (settings are not compared)",
+    "costs": "Cost",
 }
 """the tables after the first"""
 
@@ -30,7 +31,8 @@ def write(database: Path, suite: str, out: Path) -> list[Path]:
     What cannot be made, such as differences of a single method, is named in report.md with its reason.
     """
     runs = queries.results(database, suite)
-    files = dict(_files(report.build(runs), runs, figures.draw(database, suite)))
+    costs = queries.costs(database, suite)
+    files = dict(_files(report.build(runs), tables(runs) | {"costs": _costs(costs)}, figures.draw(database, suite)))
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -40,15 +42,17 @@ def write(database: Path, suite: str, out: Path) -> list[Path]:
     return [out / name for name in files]
 
 
-def _files(built: Report, runs: pd.DataFrame, drawn: dict[str, figures.Figure]) -> Iterator[tuple[str, str | bytes]]:
+def _files(
+    built: Report, others: dict[str, pd.DataFrame | str], drawn: dict[str, figures.Figure]
+) -> Iterator[tuple[str, str | bytes]]:
     """Names and contents."""
     text = [report.markdown(built)]
     yield "report.csv", report.csv(built)
     yield "report.tex", report.latex(built)
-    for name, frame in tables(runs).items():
+    for name, frame in others.items():
         text.append(f"\n## {TITLES[name]}\n\n")
         if isinstance(frame, str):
-            text.append(f"Not given: {frame}.\n")
+            text.append(f"Not given: {report.markdown_text(frame)}.\n")
             continue
         text.append(report.markdown_table(cells(frame)))
         yield f"{name}.csv", report.csv_table(frame)
@@ -56,7 +60,7 @@ def _files(built: Report, runs: pd.DataFrame, drawn: dict[str, figures.Figure]) 
     text.append("\n## Figures\n\n")
     for name, chart in drawn.items():
         if isinstance(chart, str):
-            text.append(f"No figure `{name}`: {chart}.\n\n")
+            text.append(f"No figure `{name}`: {report.markdown_text(chart)}.\n\n")
             continue
         text.append(f"![{name}]({name}.svg)\n\n")
         yield f"{name}.svg", charts.render(chart, "svg")
@@ -65,11 +69,11 @@ def _files(built: Report, runs: pd.DataFrame, drawn: dict[str, figures.Figure]) 
 
 
 def tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame | str]:
-    """The tables of TITLES, from `queries.results`; why there is none, where there is none."""
+    """The tables of TITLES but for the cost, from `queries.results`; why there is none, where there is none."""
     try:
         scores = figures.complete(runs)
     except UserError as error:
-        return dict.fromkeys(TITLES, str(error))
+        return dict.fromkeys(("aggregates", "differences", "improvement", "published"), str(error))
     found: dict[str, pd.DataFrame | str] = {"aggregates": compare.aggregates(scores, bounds=bounds_of(runs["measure"]))}
     alone = "with one method there is nothing to compare" if len(set(scores["label"])) < 2 else None
     found["differences"] = alone or compare.compare(scores)
@@ -79,6 +83,11 @@ def tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame | str]:
         "no paper in suites/published/ reports these methods on these tasks" if beside.empty else beside
     )
     return found
+
+
+def _costs(costs: pd.DataFrame) -> pd.DataFrame | str:
+    table = figures.cost_table(costs)
+    return "no run has begun" if table.empty else table
 
 
 def cells(frame: pd.DataFrame) -> list[list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mac_bench import charts, compare, published, queries
@@ -28,10 +29,11 @@ def complete(runs: pd.DataFrame) -> pd.DataFrame:
     return done[["label", "task", "seed"]].assign(score=100 * done["score"]).reset_index(drop=True)
 
 
-def settled(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Of `queries.curves`, those of the complete runs; all, as long as no run is complete: they show how it goes on."""
-    whole: Any = curves[curves["run"].isin(runs.loc[runs["complete"], "run"])]
-    return curves if whole.empty else whole
+def settled(recorded: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Of `queries.curves`, or other rows with a run, those of the complete runs; all as long as no run is complete:
+    they show how it goes on."""
+    whole: Any = recorded[recorded["run"].isin(runs.loc[runs["complete"], "run"])]
+    return recorded if whole.empty else whole.reset_index(drop=True)
 
 
 def learning(curves: pd.DataFrame, smooth: int = 1) -> pd.DataFrame:
@@ -81,8 +83,31 @@ def _estimates(
     """keys, mean, low, high, n of each group."""
     groups: Any = frame.groupby(keys, sort=False)[value]
     for key, own in groups:
-        low, high = bootstrap_interval([own.to_numpy()], task_mean, bounds=bounds)
-        yield dict(zip(keys, key, strict=True)) | {"mean": own.mean(), "low": low, "high": high, "n": len(own)}
+        values = own.to_numpy(float)
+        low, high = bootstrap_interval([values], task_mean, bounds=bounds)
+        # a number that is none makes the mean none: pandas would pass over it
+        yield dict(zip(keys, key, strict=True)) | {"mean": values.mean(), "low": low, "high": high, "n": len(own)}
+
+
+def cost_table(costs: pd.DataFrame, target: float = 0.5) -> pd.DataFrame:
+    """A row for each method and device, from `queries.costs` with the same `target`: method, device, runs (begun),
+    hours in all, finished; and of these medians: hours per run, updates/s, hours to the target, for which a run that
+    did not get there counts as one that takes for ever; and how many did. memory in MB: the highest peak."""
+    rows = []
+    groups: Any = costs[costs["attempts"] > 0].fillna({"device": "unknown"}).groupby(["label", "device"], sort=False)
+    for (label, device), own in groups:
+        done = own[own["state"] == "finished"]
+        to_target = done["to_target"].fillna(np.inf).median() / 3600
+        rows.append(
+            {"method": label, "device": device, "runs": len(own), "hours in all": own["seconds"].sum() / 3600}
+            | {"finished": len(done), "hours per run": done["seconds"].median() / 3600}
+            | {"updates/s": done["updates_per_s"].median()}
+            | {"share evaluating": own["evaluating"].sum() / max(own["seconds"].sum(), 1e-9)}
+            | {"memory, MB": own["memory_mb"].max(), "device memory, MB": own["device_memory_mb"].max()}
+            | {f"hours to {100 * target:g} %": to_target if np.isfinite(to_target) else np.nan}
+            | {f"reached {100 * target:g} %": f"{done['to_target'].notna().sum()} of {len(done)}"}
+        )
+    return pd.DataFrame(rows)
 
 
 def draw(database: Path, suite: str) -> dict[str, Figure]:
@@ -108,8 +133,11 @@ def draw(database: Path, suite: str) -> dict[str, Figure]:
             compare.curve(learning(settled(queries.curves(database, suite), runs))), labels=labels, unit=unit
         ),
         "horizon": lambda: charts.horizon(by_length(scores()), labels),
-        "model-error": lambda: charts.model_error(model_errors(queries.last_measured(database, suite, AHEAD)), labels),
+        "model-error": lambda: charts.model_error(
+            model_errors(settled(queries.last_measured(database, suite, AHEAD), runs)), labels
+        ),
         "time": lambda: costs("seconds"),
+        "time-to-target": lambda: costs("to_target"),
         "speed": lambda: costs("updates_per_s"),
     }
     return {name: _tried(chart) for name, chart in drawn.items()}

@@ -130,11 +130,11 @@ def horizon_of(task: str, table: pd.DataFrame | None = None) -> Horizon:
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFrame:
     """Each of our rows with each published number of its task and method; settings are not compared.
 
-    `ours` has OURS, as `own_means` makes it: mean and std over seeds in %, steps = updates; and may have `simulator`
-    and `measure` (without these: OGBench, success), `rows` (transitions for training) and `made_here` (bool): without
-    these it cannot be known whether the data are the published ones. A label that is printed as a method, e.g.
-    `MAC (FQL)`, is that method; any other is its agent's plain method. A task with rewards is put beside the mean over
-    tasks 1 to 5 too.
+    `ours` has OURS, as `own_means` makes it: mean and std over seeds in %, steps = updates; and may have
+    `average_last`, `simulator` and `measure` (without these two: OGBench, success), `rows` (transitions for training)
+    and `made_here` (bool): without the last two it cannot be known whether the data are the published ones. A label
+    that is printed as a method, e.g. `MAC (FQL)`, is that method; any other is its agent's plain method. A task with
+    rewards is put beside the mean over tasks 1 to 5 too.
 
     Returns BESIDE: what is theirs has the names of COLUMNS, but for their own task (`their_task`) and updates
     (`their_steps`); difference (ours - theirs, in one unit only), in_spreads (difference / sqrt(ours_std^2 +
@@ -157,14 +157,14 @@ def own_means(runs: pd.DataFrame) -> pd.DataFrame:
     for (label, task), own in done.groupby(["label", "task"], sort=False):
         score = 100 * own["score"]
         row = {"label": label, "task": task, "mean": score.mean(), "std": score.std(), "n_seeds": len(own)}
-        row |= {name: own[name].iloc[0] for name in ("agent", "dataset", "steps")}
+        row |= {name: own[name].iloc[0] for name in ("agent", "dataset", "steps", "average_last")}
         made, count = set(own["data_made_here"]), set(own["data_rows"])
         for name in ("mujoco", "simulator", "measure"):
             row[name] = " + ".join(sorted({v if isinstance(v, str) else "unknown" for v in own[name]}))
         row["made_here"] = {"True": True, "False": False}.get(made.pop()) if len(made) == 1 else None
         row["rows"] = pd.to_numeric(count.pop(), errors="coerce") if len(count) == 1 else math.nan
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*OURS, "simulator", "measure", "made_here", "rows"])
+    return pd.DataFrame(rows, columns=[*OURS, "average_last", "simulator", "measure", "made_here", "rows"])
 
 
 def _same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
@@ -200,6 +200,7 @@ def _reasons(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
         yield f"other simulator: {'not ' if legacy else ''}D4RL's"
     yield _physics(own["mujoco"])
     yield from _data(own, row)
+    yield _protocol(own, row)
     if math.isnan(row["steps"]):
         yield "unknown number of updates of theirs"
     elif row["steps"] != own["steps"]:
@@ -233,6 +234,17 @@ def _physics(mujoco: Any) -> str:
     if any(not (3, 1) <= (int(major), int(minor)) < (3, 4) for major, minor in versions):
         return f"other physics: mujoco {mujoco}"
     return ""
+
+
+def _protocol(own: dict[Any, Any], row: dict[Any, Any]) -> str:
+    """What is reported of a run: theirs is a sentence, of which two are known to be like ours."""
+    theirs = row["protocol"]
+    if theirs.startswith("last three evaluations"):
+        last = own.get("average_last")
+        return "" if last == 3 else f"other protocol: theirs is the mean of the last three evaluations, ours of {last}"
+    if theirs == "mean over 5 evaluation goals":
+        return ""
+    return f"protocol may be another: theirs is '{theirs}'" if theirs else "unknown protocol of theirs"
 
 
 def _data(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:

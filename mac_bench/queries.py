@@ -306,7 +306,8 @@ def _same_attempt(spans: sa.CTE) -> sa.ColumnElement[bool]:
 
 
 def _listed(values: Any) -> list[Any]:
-    return [values] if isinstance(values, str | int) else list(values)
+    listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    return [value.item() if hasattr(value, "item") else value for value in listed]  # SQLite knows no NumPy
 
 
 def _among(column: sa.ColumnElement, values: Some) -> list[sa.ColumnElement[bool]]:

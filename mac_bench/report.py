@@ -4,6 +4,7 @@ Runs that are not complete are shown and never averaged. All numbers are success
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -82,8 +83,8 @@ def build(frame: pd.DataFrame, level: float = 0.95) -> Report:
         raise UserError("these suites report means of different numbers of evaluations; make one report for each")
     tasks = tuple(_by(runs, "task"))
     methods = _ranked([_method(label, own, tasks, level) for label, own in _by(runs, "label").items()])
-    notes, warnings = _notes(runs, methods, level), _warnings(runs)
-    return Report(", ".join(_by(runs, "suite")), tasks, tuple(methods), tuple(notes), tuple(warnings))
+    notes = tuple(_notes(runs, methods, level))
+    return Report(", ".join(_by(runs, "suite")), tasks, tuple(methods), notes, warnings(frame))
 
 
 def _ranked(methods: Iterable[Method]) -> list[Method]:
@@ -180,12 +181,12 @@ def _notes(runs: Runs, methods: Iterable[Method], level: float) -> Iterable[str]
     counts = [cell.n_seeds for method in methods for cell in method.cells.values() if cell.n_seeds]
     fewest = f"; the fewest here: {min(counts)}" if counts else ""
     yield (
-        f"Brackets: {100 * level:g} % t interval over n seeds, with the bootstrap's standard error. "
+        f"Brackets: {100 * level:g} % t interval over n seeds; the IQM's has the bootstrap's standard error. "
         f"Under {FEW} seeds an interval is coarse, and each seed's number follows{fewest}."
     )
     yield (
-        "Over tasks: seeds are resampled within tasks; IQM: mean of the middle half of all tasks' seeds; "
-        "not given where a task has no finished seed."
+        "Over tasks: tasks are fixed and weigh the same, seeds are the chance; IQM: mean of the middle half of all "
+        "tasks' seeds; not given where a task has no finished seed."
     )
     if scaled := [task for task, own in _by(runs, "task").items() if _bounds(own) != PERCENT]:
         yield f"Not successes but normalised scores, on which 100 is the reference's return: {', '.join(scaled)}."
@@ -194,10 +195,15 @@ def _notes(runs: Runs, methods: Iterable[Method], level: float) -> Iterable[str]
     yield "Versions: " + ", ".join(f"{name} {' and '.join(_seen(runs, name)) or 'none yet'}" for name in PHYSICS) + "."
 
 
+def warnings(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Why rows of `queries.results` may not be compared with each other; empty where nothing is known against it."""
+    return tuple(_warnings(frame.to_dict("records")))
+
+
 def _warnings(runs: Runs) -> Iterable[str]:
     for name in PHYSICS:
         if len(seen := _seen(runs, name)) > 1:
-            yield f"{name} differs between runs of this table ({', '.join(seen)}): they are not comparable."
+            yield f"{name} differs between these runs ({', '.join(seen)}): they are not comparable."
     for task, own in _by(runs, "task").items():
         for name in ("simulator", "measure"):
             if len(seen := _seen(own, name)) > 1:
@@ -249,13 +255,18 @@ def terminal(report: Report) -> Group:
 
 def markdown(report: Report) -> str:
     """The report as a Markdown table, with the notes below it."""
-    notes = "".join(f"- {line}\n" for line in _footer(report))
-    return f"# {report.title}\n\n{markdown_table(grid(report))}\n{notes}"
+    notes = "".join(f"- {markdown_text(line)}\n" for line in _footer(report))
+    return f"# {markdown_text(report.title)}\n\n{markdown_table(grid(report))}\n{notes}"
+
+
+def markdown_text(text: str) -> str:
+    """As Markdown shows it literally: names of a user's own are no markup."""
+    return re.sub(r"([\\`*_<>&|]|(?<=!)\[|(?<=\])\()", r"\\\1", text).replace("\n", " ")
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Header and rows of cells as a Markdown table."""
-    header, *rows = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
+    header, *rows = [[markdown_text(cell) for cell in row] for row in rows]
     return "".join("| " + " | ".join(row) + " |\n" for row in (header, ["---"] * len(header), *rows))
 
 

@@ -36,8 +36,8 @@ import numpy as np
 
 from mac_bench.errors import UserError
 
-DRAWS = 10_000
-"""bootstrap draws; over `seed` the ends then have a standard deviation under 1 % of the width (8 normal scores)"""
+DRAWS = 3_000
+"""bootstrap draws; over `seed` the ends of an IQM's interval then have a standard deviation under 1 % of its width (8 scores)"""
 
 Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Scores of each task, [..., seeds of the task] -> [...]; the leading axes are bootstrap draws."""
@@ -153,21 +153,19 @@ def bootstrap_interval(
 def win_interval(x: Sequence[np.ndarray], y: Sequence[np.ndarray], level: float = 0.95) -> Interval:
     """Interval of `win_probability`; x and y: scores of each task, [runs], tasks in the same order.
 
-    Brunner and Munzel's (2000), over tasks: the spread is that of each run's share of wins against the other's runs.
-    Where x wins all or none there is no spread, and the interval ends where so many independent duels, runs of the
-    smaller side times tasks, would all go one way with (1 - level) / 2 (Clopper and Pearson; with duels on several
-    tasks that is least likely if all have the same probability). Measured coverage of 95 % intervals, 2000 repetitions,
-    normal scores with probabilities 0.5, 0.76 and 0.92, 1, 5 and 10 tasks, 3, 5 and 10 seeds: 92 to 100 %, but 89 and
-    91 % with one task of 10 seeds and probabilities 0.92 and 0.76.
+    Clopper and Pearson's, as if the probability had been seen in so many independent duels: runs of the smaller side,
+    times tasks. All pairs of runs tell more than that, and tasks of unlike probabilities scatter less, so it is on the
+    safe side: measured coverage of 95 % intervals is 98 to 100 % (400 repetitions each, normal scores, probabilities
+    0.5, 0.76, 0.92, 0.97 and 0.99, 1, 5 and 10 tasks, 3, 5 and 10 seeds), at 1.1 to 1.5 times the width of Brunner and
+    Munzel's, which cover 90 to 100 %, and which for probabilities near 1 grow as the last duel is won.
+    Raises UserError where `level` is not between 0 and 1.
     """
-    won = [_wins(a, b) for a, b in zip(x, y, strict=True)]
-    # x's wins and y's losses are independent samples; twice each, as there are two to a task
-    shares = [2 * task.mean(1) for task in won] + [-2 * task.mean(0) for task in won]
-    value = win_probability(x, y)
-    low, high = np.clip(student_interval(value, shares, level), 0, 1)
-    if value in (0, 1):
-        reach = ((1 - level) / 2) ** (1 / (len(won) * min(min(task.shape) for task in won)))
-        low, high = (reach, 1) if value else (0, 1 - reach)
+    from scipy.special import betaincinv  # here, as importing this module should cost little
+
+    duels = len(x) * min(min(len(a), len(b)) for a, b in zip(x, y, strict=True))
+    won, tail = float(win_probability(x, y)) * duels, (1 - _checked(level)) / 2
+    low = betaincinv(won, duels - won + 1, tail) if won > 0 else 0
+    high = betaincinv(won + 1, duels - won, 1 - tail) if won < duels else 1
     return Interval(float(low), float(high))
 
 
@@ -188,8 +186,7 @@ def student_interval(
     """
     from scipy.special import stdtrit  # here, as importing this module should cost little
 
-    if not 0 < level < 1:
-        raise UserError(f"no interval of level {level}; give a share between 0 and 1, such as 0.95")
+    _checked(level)
     if min(sample.shape[-1] for sample in strata) < 2:
         nothing = np.full(np.shape(value), np.nan)
         return nothing, nothing
@@ -207,3 +204,9 @@ def student_interval(
         error = plug_in * np.sqrt(np.divide(total, biased.sum(0), out=np.ones_like(total), where=known))
     width = stdtrit(degrees, (1 + level) / 2) * error
     return value - width, value + width
+
+
+def _checked(level: float) -> float:
+    if not 0 < level < 1:
+        raise UserError(f"no interval of level {level}; give a share between 0 and 1, such as 0.95")
+    return level

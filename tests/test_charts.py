@@ -77,11 +77,10 @@ def test_a_chart_says_what_and_n_and_takes_labels_as_text(name):
     assert "<b>x</b>" in said and b"<b>" not in svg
 
 
-@pytest.mark.parametrize("name", DRAWN)
+# the colours of the others are of probabilities, verdicts and states
+@pytest.mark.parametrize("name", [name for name in DRAWN if name not in ("improvement", "comparison", "board")])
 def test_a_chart_names_each_method_by_the_same_colour(name):
     spec = json.dumps(DRAWN[name]().to_dict())
-    if name in ("improvement", "comparison", "board"):
-        return  # their colours are of probabilities, verdicts and states
     assert f'"domain": {json.dumps(METHODS)}, "range": {json.dumps(list(charts.COLOURS[:3]))}' in spec
 
 
@@ -126,6 +125,23 @@ def test_few_seeds_and_missing_tasks_are_said():
     frame = frame[(frame["label"] != "BC") | (frame["task"] != "b")]
     said = texts(charts.render(charts.intervals(compare.aggregates(frame)), "svg"))
     assert "n = 2 seeds (few: intervals are coarse)" in said and "as a task is missing: BC" in said
+
+
+def test_pairs_over_fewer_tasks_are_named():
+    frame = scores()
+    frame = frame[(frame["label"] != "BC") | (frame["task"] != "b")]
+    for chart in (charts.improvement(compare.improvement(frame)), charts.comparison(compare.compare(frame))):
+        said = texts(charts.render(chart, "svg"))
+        assert "over fewer than 2 tasks: " in said and "BC and MAC" in said
+    assert "fewer" not in texts(charts.render(DRAWN["improvement"](), "svg"))
+
+
+def test_who_never_got_there_moves_the_median():
+    frame = costs().assign(to_target=3600.0)
+    frame.loc[frame["label"] == "BC", "to_target"] = np.nan
+    frame.loc[(frame["label"] == "MAC") & (frame["seed"] > 1), "to_target"] = np.nan
+    drawn = [table for table in charts.costs(frame, "to_target").to_dict()["datasets"].values() if "median" in table[0]]
+    assert {row["label"]: row["median"] for row in drawn[0]} == {"<b>x</b>": 1}
 
 
 def test_more_rows_than_altair_takes_are_drawn():

@@ -80,6 +80,27 @@ def test_the_leaderboard_shows_what_the_database_says(campaign, monkeypatch):
     assert table[task][0].startswith(f"{100 * scores.mean():.0f} [") and f"n={len(scores)}" in table[task][0]
 
 
+def test_the_only_tag_of_a_suite_filters_too(root, database, monkeypatch):
+    write_suite(root, [("MAC", planned()), ("BC", planned(1))], tags={"MAC": ["model-based"]})
+    for seed in (0, 1):
+        write_run(root, planned(seed), a_whole_run())
+    store.collect(root, database)
+    tagged = opened("leaderboard", database, monkeypatch, tag="model-based")
+    assert tagged.dataframe[0].value["method"].tolist() == ["MAC"]
+    assert opened("leaderboard", database, monkeypatch).dataframe[0].value["method"].tolist() == ["MAC", "BC"]
+
+
+@pytest.mark.parametrize("key", ["suite", "label", "task", "tag"])
+def test_what_a_link_names_in_vain_is_said(key, campaign, monkeypatch):
+    app = opened("leaderboard", campaign, monkeypatch, **{key: "no_such *one*"})
+    assert any(f"no {key} no" in warning.value and r"\*one\*" in warning.value for warning in app.warning)
+
+
+def test_lines_of_errors_are_no_markup(campaign, monkeypatch):
+    app = opened("run", campaign, monkeypatch, run="x ![i](http://mac-bench.invalid/a.png) <b>")
+    assert r"\!\[i\]\(http\://mac-bench.invalid" in app.info[0].value and r"\<b\>" in app.info[0].value
+
+
 def test_pages_write_nothing(campaign, monkeypatch):
     before = campaign.read_bytes()
     for page in PAGES:

@@ -14,9 +14,9 @@ from run_folders import a_whole_run, evaluated, measured, planned, started, writ
 from mac_bench import compare, export, figures, queries, store
 from mac_bench.errors import UserError
 
-TABLES = ("aggregates", "differences", "improvement", "report")
+TABLES = ("aggregates", "costs", "differences", "improvement", "report")
 FIGURES = (
-    "curves", "differences", "improvement", "intervals", "model-error", "profiles", "speed", "time",
+    "curves", "differences", "improvement", "intervals", "model-error", "profiles", "speed", "time", "time-to-target",
 )  # fmt: skip
 
 
@@ -61,6 +61,8 @@ def test_labels_that_are_markup_stay_text_in_files(tmp_path):
     fill(tmp_path / "results.db", runs=50, evaluations=2, metrics=3)
     export.write(tmp_path / "results.db", "campaign", tmp_path / "out")
     assert (tmp_path / "out" / "published.csv").exists() and (tmp_path / "out" / "horizon.pdf").exists()
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert "<script>" not in markdown.replace(r"\<", "") and r"\<script\>" in markdown
     assert "<script>" not in (tmp_path / "out" / "intervals.svg").read_text()
     assert "&lt;script&gt;" in (tmp_path / "out" / "intervals.svg").read_text()
     assert r"\textless{}script\textgreater{}" in (tmp_path / "out" / "aggregates.tex").read_text()
@@ -148,10 +150,28 @@ def test_the_last_model_errors_are_averaged_over_seeds(root, database):
     assert last[["seed", "name", "step"]].to_numpy().tolist() == [
         [0, "model_error/10", 20], [1, "model_error/10", 10], [0, "model_error/50", 20], [1, "model_error/50", 10],
     ]  # fmt: skip
+    half = figures.model_errors(last.assign(value=[1.0, math.nan, 2.0, 4.0])).to_dict("records")[0]
+    assert math.isnan(half["mean"]) and half["n"] == 2, "a seed that diverged is not passed over"
     diverged, found = figures.model_errors(last).to_dict("records")
     assert (found["ahead"], found["mean"], found["n"]) == (50, 2.0, 2)
     assert (diverged["ahead"], diverged["n"]) == (10, 2) and math.isnan(diverged["mean"])
     assert figures.model_errors(queries.last_measured(database, "first", figures.AHEAD, label="BC")).empty
+
+
+def test_costs_are_medians_of_finished_runs_and_who_never_got_there_counts():
+    rows = [("finished", 3600, 1800), ("finished", 7200, None), ("finished", 10800, None), ("failed", 100, 50)]
+    costs = pd.DataFrame(rows, columns=["state", "seconds", "to_target"]).assign(
+        label="MAC", device=[None, "H100", "H100", "H100"], attempts=1, updates_per_s=[1.0, 2.0, 3.0, 100.0],
+        evaluating=360.0, memory_mb=[5.0, 6.0, 7.0, 8.0], device_memory_mb=math.nan,
+    )  # fmt: skip
+    costs["to_target"] = costs["to_target"].astype(float)
+    unknown, known = figures.cost_table(costs).to_dict("records")
+    assert (unknown["device"], unknown["hours to 50 %"], unknown["reached 50 %"]) == ("unknown", 0.5, "1 of 1")
+    assert (known["runs"], known["finished"], known["hours per run"], known["updates/s"]) == (3, 2, 2.5, 2.5)
+    assert known["hours in all"] == pytest.approx(18100 / 3600) and known["memory, MB"] == 8
+    assert math.isnan(known["hours to 50 %"]) and known["reached 50 %"] == "0 of 2"
+    three = figures.cost_table(costs.assign(device="H100", to_target=[3600.0, 7200.0, math.nan, 1.0]))
+    assert three["hours to 50 %"].tolist() == [2.0], "of 1, 2 and never"
 
 
 def test_a_frame_of_scores_is_what_compare_takes(root, database):

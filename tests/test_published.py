@@ -19,7 +19,7 @@ def own(**other) -> dict:
     return {
         "label": "GCIQL", "agent": "gciql", "task": CUBE, "mean": 30.0, "std": 3.0, "n_seeds": 4,
         "dataset": "cube-octuple-play-100m-v0", "steps": 5_000_000, "mujoco": "3.3.7", "rows": 100_100_000,
-        "made_here": False,
+        "made_here": False, "average_last": 3,
     } | other  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def their(**other) -> dict:
     return {
         "table": "somebody", "task": CUBE, "agent": "gciql", "method": "IQL", "metric": "success", "unit": "percent",
         "mean": 20.0, "spread": 4.0, "spread_kind": "std", "seeds": 4.0, "steps": 5e6, "data": "100M",
-        "protocol": "", "source": "", "hand": "first",
+        "protocol": "mean over 5 evaluation goals", "source": "", "hand": "first",
     } | other  # fmt: skip
 
 
@@ -110,13 +110,8 @@ def test_horizon_of_by_hand():
 
 def test_our_means_are_of_complete_runs_and_say_what_they_were_made_of():
     row = {"label": "MAC", "agent": "mac", "task": "t", "dataset": "t", "steps": 10, "complete": True, "score": 0.4}
-    row |= {
-        "mujoco": "3.3.7",
-        "data_made_here": "True",
-        "data_rows": "101",
-        "simulator": "ogbench",
-        "measure": "success",
-    }
+    row |= {"average_last": 3, "simulator": "ogbench", "measure": "success"}
+    row |= {"mujoco": "3.3.7", "data_made_here": "True", "data_rows": "101"}
     runs = [row, row | {"score": 0.8}, row | {"score": 0.1, "complete": False, "mujoco": "9.9"}]
     runs += [row | {"task": "u", "data_made_here": "False"}, row | {"task": "u", "mujoco": None, "data_rows": "7"}]
     runs += [row | {"task": "v", "data_made_here": "unknown", "data_rows": "unknown"}]
@@ -201,6 +196,14 @@ def test_other_numbers_have_none(ours, theirs):
         ({"n_seeds": 1}, {}, "fewer than 2 seeds of ours"),
         ({}, {"seeds": 1.0}, "fewer than 2 seeds of theirs"),
         ({}, {"seeds": math.nan}, "unknown number of seeds of theirs"),
+        ({}, {"protocol": "last three evaluations, as inferred"}, ""),
+        (
+            {"average_last": 1},
+            {"protocol": "last three evaluations, as inferred"},
+            "other protocol: theirs is the mean of the last three evaluations, ours of 1",
+        ),
+        ({}, {"protocol": "the best one"}, "protocol may be another: theirs is 'the best one'"),
+        ({}, {"protocol": ""}, "unknown protocol of theirs"),
     ],
 )
 def test_each_reason_is_given_alone(ours, theirs, reason):

@@ -151,6 +151,7 @@ def test_frames_for_notebooks_are_tidy_typed_and_filtered(root, database):
     types = runs.dtypes
     assert (types["score"], types["complete"], types["seed"]) == (float, bool, int)
     assert found.runs("first", label="BC", state="running")["seed"].tolist() == [1]
+    assert found.runs("first", seed=runs["seed"].to_numpy()[1])["label"].tolist() == ["BC"]
     evaluations = found.evaluations("first", every_task=True, seed=1)
     assert evaluations[["suite", "eval_task", "step"]].to_numpy().tolist() == [
         ["first", task, 250] for task in (0, 1, 2)

@@ -9,13 +9,13 @@ from mac_bench import charts
 
 REFRESH_S = 10
 PANELS = 12
-"""tasks that are shown where none is named"""
+"""tasks that are drawn where none is named"""
 
 
 def show() -> None:
     """The page."""
     st.title("Campaign board")
-    board(filters.selection(PANELS))
+    board(filters.selection())
 
 
 @st.fragment(run_every=REFRESH_S)
@@ -25,7 +25,8 @@ def board(selection: filters.Selection) -> None:
     runs = selection.runs()
     counts = runs["state"].value_counts()
     st.caption(", ".join(f"{number} {state}" for state, number in counts.items()) + f". Looked at every {REFRESH_S} s.")
-    cells = runs[["label", "task", "seed", "state", "reason", "run"]].assign(progress=runs["step"] / runs["steps"])
+    drawn = runs[runs["task"].isin(selection.drawn(PANELS))].reset_index(drop=True)
+    cells = drawn[["label", "task", "seed", "state", "reason", "run"]].assign(progress=drawn["step"] / drawn["steps"])
     figure.show(charts.board(cells), "board")
     st.subheader("Why")
     ended = runs[runs["state"].isin(filters.ATTENTION)]

@@ -16,22 +16,41 @@ def show() -> None:
     st.title("Leaderboard")
     chosen = filters.selection()
     runs = chosen.runs()
+    filters.warn(runs)
     built = derive(report.build, runs)
-    for warning in built.warnings:
-        st.warning(warning.replace("`", "'"), icon=":material/warning:")
     pinned = {name: st.column_config.TextColumn(pinned=True) for name in ("rank", "method")}
-    st.dataframe(grid(built), hide_index=True, column_config=pinned)
+    picked = st.dataframe(
+        grid(built), hide_index=True, column_config=pinned, key="method", on_select="rerun", selection_mode="single-row"
+    )
+    if rows := picked["selection"]["rows"]:
+        behind(runs[runs["label"] == built.methods[rows[0]].label].reset_index(drop=True))
+    else:
+        st.caption("Click a row to see the runs behind it.")
     exports(built, chosen.suite)
     with st.expander("How these numbers are made", expanded=True):
         for note in built.notes:
             st.text(note)
-    papers(runs)
+    papers(runs, chosen.suite)
 
 
 def grid(built: report.Report) -> pd.DataFrame:
     """What every format of the report shows."""
     header, *rows = report.grid(built)
     return pd.DataFrame(rows, columns=header)
+
+
+def behind(runs: pd.DataFrame) -> None:
+    """The runs of a method, and a link to the chosen one."""
+    picked = st.dataframe(
+        runs[["label", "task", "seed", "state", "complete", "score", "run"]],
+        hide_index=True,
+        key="behind",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={"score": st.column_config.NumberColumn(format="percent")},
+    )
+    if rows := picked["selection"]["rows"]:
+        filters.link(runs["run"].iloc[rows[0]])
 
 
 def exports(built: report.Report, suite: str) -> None:
@@ -54,7 +73,7 @@ def number(title: str) -> Any:
     return st.column_config.NumberColumn(title, format="%.1f")
 
 
-def papers(runs: pd.DataFrame) -> None:
+def papers(runs: pd.DataFrame, suite: str) -> None:
     """Published numbers of the same methods on the same tasks, and why the two may not be compared."""
     st.subheader("Beside published numbers")
     found = derive(published.beside, derive(published.own_means, runs))
@@ -64,7 +83,8 @@ def papers(runs: pd.DataFrame) -> None:
     clean = (found["not_comparable"] == "").sum()
     st.caption(
         f"{len(found)} published numbers, {clean} of them comparable as far as is known. Difference: ours less theirs; "
-        "in spreads: over the combined standard deviation, where both are standard deviations over seeds."
+        "in spreads: over the combined standard deviation, where both are standard deviations over seeds. Settings are "
+        "not compared: a run's page says where they differ from the defaults."
     )
     st.dataframe(
         found,
@@ -89,3 +109,5 @@ def papers(runs: pd.DataFrame) -> None:
             "their_task": "their task",
         },
     )
+    name = f"{suite}-published.csv"
+    st.download_button(name, report.csv_table(found), name, icon=":material/download:", on_click="ignore")

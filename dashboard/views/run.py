@@ -103,8 +103,11 @@ def attempts(run: dict[str, Any]) -> None:
     if found.empty:
         st.caption("not begun yet")
         return
-    times = {name: pd.to_datetime(found[name].astype(float), unit="s") for name in ("start_time", "end_time")}
+    times = {
+        name: pd.to_datetime(found[name].astype(float), unit="s") for name in ("start_time", "end_time", "seen_time")
+    }
     st.dataframe(found.drop(columns=["environment", "run"]).assign(**times), hide_index=True)
+    st.caption("Times are UTC.")
     environments = pd.DataFrame(found["environment"].tolist(), index=found["attempt"].astype(str)).T
     environments = environments.drop(index="defaults", errors="ignore")
     st.dataframe(environments.rename_axis("environment of attempt").astype(str))

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import figure, filters
-from dashboard.source import derive
+from dashboard.source import derive, plain
 from mac_bench import charts, compare
 from mac_bench.errors import UserError
 from mac_bench.stats import bounds_of, unit_of
@@ -22,7 +22,7 @@ def show() -> None:
     lacking = aggregates[aggregates["tasks"] < aggregates["of"]]
     if not lacking.empty:
         names = ", ".join(sorted(set(lacking["label"])))
-        st.caption(f"Without a number, as some of the tasks have no complete run of theirs: {names}.")
+        st.caption(f"Without a number, as some of the tasks have no complete run of theirs: {plain(names)}.")
     st.subheader("Score distributions")
     figure.show(charts.profiles(derive(compare.profiles, scores), labels=labels, unit=unit), "profiles")
     if scores["label"].nunique() < 2:

@@ -1,0 +1,9 @@
+"""Streamlit's server, with what the pages need loaded before it listens: the first visitor does not wait for it."""
+
+import importlib
+
+from streamlit.web import cli
+
+for name in ("altair", "pandas", "scipy.special", "sqlalchemy", "mac_bench.export", "dashboard.filters"):
+    importlib.import_module(name)
+cli.main(prog_name="streamlit")
