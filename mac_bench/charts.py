@@ -1,9 +1,10 @@
 """Figures: functions from tidy frames to Altair charts, for the dashboard and, by `render`, for files.
 
-Success and scores are in %. All functions take `labels`: all methods in an order that stays the same, so that a method
-keeps its colour, dash and shape in every chart, whatever is left out of one; by default the order of the frame. Floats
-are carried with 4 significant digits. What cannot be drawn is said in the subtitle. All raise UserError where there is
-nothing to draw or a column is missing. Text keeps the colours of the theme that shows it.
+Success and scores are in %; `unit` (`stats.unit_of`) names them on axes. All functions take `labels`: all methods in an
+order that stays the same, so that a method keeps its colour, dash and shape in every chart, whatever is left out of
+one; by default the order of the frame. Floats are carried with 4 significant digits. What cannot be drawn is said in
+the subtitle. All raise UserError where there is nothing to draw or a column is missing. Text keeps the colours of the
+theme that shows it.
 """
 
 import io
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import altair as alt
 import numpy as np
 import pandas as pd
+from altair import Undefined
 
 from mac_bench.errors import UserError
 from mac_bench.report import FEW
@@ -42,6 +44,7 @@ STATES = {
     "failed": ("X", "#D55E00"),
 }
 STATISTICS = {"mean": "mean", "median": "median", "iqm": "IQM", "optimality_gap": "optimality gap (less is better)"}
+SUCCESS = "success in %"
 LENGTHS = {"episode_limit": "episode limit of the task", "oracle_steps": "way of a scripted oracle"}
 """how long a task is, as suites/horizons.csv says it"""
 COSTS = {
@@ -63,6 +66,7 @@ def curves(
     seeds: pd.DataFrame | None = None,
     labels: Labels = None,
     level: float = 0.95,
+    unit: str = SUCCESS,
 ) -> Chart:
     """Success while training, one panel per task, from `compare.curve`: label, task, step (or hours), mean, low, high,
     n, of, cut. `seeds`, as thin lines: label, task, run, the same x, value."""
@@ -74,25 +78,27 @@ def curves(
         f"{_n(frame['n'])}; line: mean, band: {100 * level:g} % interval" + ("" if seeds is None else ", thin: seeds"),
         f"paler: some runs are missing or end early ({partial})" if partial else "",
     ]
-    colour, pale, scale = _colour(frame, labels), _pale(), alt.Scale(domain=[0, 100])
+    colour, pale, scale = _colour(frame, labels), _pale(), alt.Scale(domain=[0, 100] if unit == SUCCESS else Undefined)
     position = alt.X(f"{x}:Q", title=axis, axis=alt.Axis(format="~s" if x == "step" else "~g", tickCount=5))
     tooltip = _tooltip("label", x, *_numbers("mean", "low", "high"), "n", "of")
     base = alt.Chart().encode(position, color=colour, tooltip=tooltip)
-    line = base.mark_line(clip=True, strokeWidth=2).encode(_success("mean", scale), strokeDash=_dash(frame, labels))
+    line = base.mark_line(clip=True, strokeWidth=2).encode(
+        _success("mean", scale, unit), strokeDash=_dash(frame, labels)
+    )
     # one evaluation makes no line
-    point = base.mark_point(clip=True, filled=True, size=14).encode(_success("mean", scale), opacity=pale)
-    band = base.mark_area(clip=True, opacity=_faint(frame)).encode(_success("low", scale), alt.Y2("high:Q"))
+    point = base.mark_point(clip=True, filled=True, size=14).encode(_success("mean", scale, unit), opacity=pale)
+    band = base.mark_area(clip=True, opacity=_faint(frame)).encode(_success("low", scale, unit), alt.Y2("high:Q"))
     layers = [band, line.encode(opacity=pale), point]
     if seeds is not None and len(seeds):
         thin = alt.Chart().mark_line(clip=True, strokeWidth=0.7, opacity=0.5).transform_filter("isValid(datum.run)")
-        layers = [thin.encode(position, _success("value", scale), color=colour, detail="run:N")]
+        layers = [thin.encode(position, _success("value", scale, unit), color=colour, detail="run:N")]
         layers += [layer.transform_filter("!isValid(datum.run)") for layer in (band, line.encode(opacity=pale), point)]
         # panels can only be made of one table
         frame = pd.concat([frame, _checked(seeds, ["label", "task", "run", x, "value"])], ignore_index=True)
-    return _panels(layers, frame, "Success while training", notes)
+    return _panels(layers, frame, f"{unit.removesuffix(' in %').capitalize()} while training", notes)
 
 
-def intervals(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) -> Chart:
+def intervals(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95, unit: str = SUCCESS) -> Chart:
     """Methods over all tasks, one panel per statistic, from `compare.aggregates`: label, statistic, value, low, high,
     tasks, of, seeds. Rows by falling value of the first statistic."""
     frame = _checked(frame, ["label", "statistic", "value", "low", "high", "tasks", "of", "seeds"])
@@ -104,7 +110,7 @@ def intervals(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) -
     base = alt.Chart(_data(frame)).encode(
         y=_rows(first["label"]), color=_colour(frame, labels, symbol=None), tooltip=tooltip
     )
-    rule = base.mark_rule(strokeWidth=3, opacity=0.6).encode(alt.X("low:Q", title="success in %"), alt.X2("high:Q"))
+    rule = base.mark_rule(strokeWidth=3, opacity=0.6).encode(alt.X("low:Q", title=unit), alt.X2("high:Q"))
     point = base.mark_point(filled=True, size=70, opacity=1).encode(
         alt.X("value:Q", scale=alt.Scale(zero=False)), shape=_shape(frame, labels, legend=False)
     )
@@ -117,12 +123,12 @@ def intervals(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) -
     return _titled(chart, "All tasks together", notes, width * min(2, len(panels)))
 
 
-def profiles(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95) -> Chart:
+def profiles(frame: pd.DataFrame, labels: Labels = None, level: float = 0.95, unit: str = SUCCESS) -> Chart:
     """Which share of runs is better than a score, from `compare.profiles`: label, threshold, fraction, low, high, and
     `seeds`, as aggregates say them."""
     frame, left_out = _drawable(_checked(frame, ["label", "threshold", "fraction", "low", "high", "seeds"]), "fraction")
     tooltip = _tooltip("label", *_numbers("threshold"), *_numbers("fraction", "low", "high", form=".0%"), "seeds")
-    position, share = alt.X("threshold:Q", title="success in %"), "share of runs with more success"
+    position, share = alt.X("threshold:Q", title=unit), f"share of runs with more {unit.removesuffix(' in %')}"
     y = {"scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(format=".0%", title=share)}
     base = alt.Chart(_data(frame), width=520, height=400).encode(
         x=position, color=_colour(frame, labels), tooltip=tooltip
@@ -384,8 +390,8 @@ def _rows(names: Iterable[str], field: str = "label") -> alt.Y:
     return alt.Y(f"{field}:N", sort=list(names), title=None, axis=alt.Axis(labelLimit=300))
 
 
-def _success(field: str, scale: alt.Scale) -> alt.Y:
-    return alt.Y(f"{field}:Q", title="success in %", scale=scale)
+def _success(field: str, scale: alt.Scale, unit: str = SUCCESS) -> alt.Y:
+    return alt.Y(f"{field}:Q", title=unit, scale=scale)
 
 
 def _pale() -> Any:

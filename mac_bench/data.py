@@ -21,6 +21,9 @@ from mac_bench.types import Batch, Goals, Sampling
 BATCHES = 1
 """purpose number of the random stream that draws batches; see `Dataset.sample`"""
 
+ACTION_LIMIT = 1.0 - 1e-5
+"""tanh cannot reach +-1: an action at the edge would have infinite density"""
+
 COLUMNS = ("observations", "actions", "ends", "rewards", "alive", "goals")
 
 

@@ -19,7 +19,7 @@ from mac_bench.overview import plain_table
 TIMEOUT_S = 60.0
 PHYSICS = "3.3.7"
 """the mujoco whose physics are those of the public data; pyproject.toml pins the same"""
-NEEDED = ("numpy", "jax", "flax", "optax", "ogbench", "gymnasium", "dm_control", "sqlalchemy", "pandas")
+NEEDED = ("numpy", "jax", "flax", "optax", "ogbench", "gymnasium", "dm_control", "h5py", "sqlalchemy", "pandas")
 
 JAX = "import jax; print(jax.__version__, 'on', ', '.join(d.device_kind for d in jax.devices()))"
 TORCH = "import torch; print(torch.__version__, 'with CUDA' if torch.cuda.is_available() else 'without CUDA')"

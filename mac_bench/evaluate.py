@@ -177,8 +177,8 @@ class Evaluator:
     ) -> tuple[list[dict[str, Any]], dict[tuple[int, int], list[dict[str, np.ndarray]]]]:
         """Play all episodes. `beat` is called between actions, and may raise to stop.
 
-        Returns, for each evaluation task, its number, episodes, mean success, return and length; and the states of the
-        first `films` episodes of each task by (task, episode).
+        Returns, for each evaluation task, its number, episodes, mean success (or normalised score), return and
+        length; and the states of the first `films` episodes of each task by (task, episode).
         """
         if not self.groups:
             self.groups = [Group(self.task, len(slots), self.workers > 0) for slots in self.slots]
@@ -196,7 +196,7 @@ class Evaluator:
                 if start.film:
                     filmed[chosen[slot]] = self._film(slot)
         return [
-            _summary(task, [totals[t, i] for t, i in episodes if t == task]) for task in self.task.eval_tasks
+            self._summary(task, [totals[t, i] for t, i in episodes if t == task]) for task in self.task.eval_tasks
         ], filmed
 
     def _wave(self, agent: Agent, starts: dict[int, Start], step: int, wave: int, beat) -> dict[int, Seen]:
@@ -242,20 +242,20 @@ class Evaluator:
         group.begin("film", slot - slots[0])
         return group.finish()
 
+    def _summary(self, task: int, totals: list[Seen]) -> dict[str, Any]:
+        return {
+            "task": task,
+            "episodes": len(totals),
+            # normalised scores take the place of success where the task has them: the store has one number for both
+            "success": float(np.mean([self.task.score(total.success, total.reward) for total in totals])),
+            "return": float(np.mean([total.reward for total in totals])),
+            "length": float(np.mean([total.length for total in totals])),
+        }
+
 
 def overall(results: Sequence[dict[str, Any]]) -> float:
-    """Success averaged over evaluation tasks: the number that papers report."""
+    """Success (or normalised score) averaged over evaluation tasks: the number that papers report."""
     return float(np.mean([result["success"] for result in results]))
-
-
-def _summary(task: int, totals: list[Seen]) -> dict[str, Any]:
-    return {
-        "task": task,
-        "episodes": len(totals),
-        "success": float(np.mean([total.success for total in totals])),
-        "return": float(np.mean([total.reward for total in totals])),
-        "length": float(np.mean([total.length for total in totals])),
-    }
 
 
 def _word(*parts: int) -> int:

@@ -5,6 +5,8 @@
 {"kind": "evaluation", "attempt": 1, "time": .., "step": .., "seconds": .., "tasks": [{"task": 1, "episodes": ..,
     "success": .., "return": .., "length": ..}, ..], "memory": {"memory_mb": ..}}
 {"kind": "end", "attempt": 1, "time": .., "step": .., "state": "finished", "reason": null}
+
+`success` is a normalised score in [-inf, inf] where the environment's "measure" says so.
 """
 
 import hashlib

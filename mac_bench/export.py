@@ -13,6 +13,7 @@ from mac_bench import charts, compare, figures, published, queries, report
 from mac_bench.errors import UserError
 from mac_bench.files import write_bytes
 from mac_bench.report import Report
+from mac_bench.stats import bounds_of
 
 TITLES = {
     "aggregates": "All tasks together",
@@ -73,7 +74,7 @@ def tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame | str]:
         scores = figures.complete(runs)
     except UserError as error:
         return dict.fromkeys(("aggregates", "differences", "improvement", "published"), str(error))
-    found: dict[str, pd.DataFrame | str] = {"aggregates": compare.aggregates(scores, bounds=figures.PERCENT)}
+    found: dict[str, pd.DataFrame | str] = {"aggregates": compare.aggregates(scores, bounds=bounds_of(runs["measure"]))}
     alone = "with one method there is nothing to compare" if len(set(scores["label"])) < 2 else None
     found["differences"] = alone or compare.compare(scores)
     found["improvement"] = alone or compare.improvement(scores)

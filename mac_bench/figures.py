@@ -9,10 +9,8 @@ import pandas as pd
 
 from mac_bench import charts, compare, published, queries
 from mac_bench.errors import UserError
-from mac_bench.stats import bootstrap_interval, task_mean
+from mac_bench.stats import PERCENT, bootstrap_interval, bounds_of, task_mean, unit_of
 
-PERCENT = (0.0, 100.0)
-"""what a success can be"""
 AHEAD = ("model_error/10", "model_error/50", "model_error/100")
 """what runs record: see mac_bench/model_error.py"""
 
@@ -115,7 +113,7 @@ def cost_table(costs: pd.DataFrame, target: float = 0.5) -> pd.DataFrame:
 def draw(database: Path, suite: str) -> dict[str, Figure]:
     """Every figure of a suite by its name."""
     runs = queries.results(database, suite)
-    labels = list(dict.fromkeys(runs["label"]))
+    labels, unit = list(dict.fromkeys(runs["label"])), unit_of(runs["measure"])
 
     def scores() -> pd.DataFrame:
         return complete(runs)
@@ -125,12 +123,14 @@ def draw(database: Path, suite: str) -> dict[str, Figure]:
         return charts.costs(found.query("attempts > 0"), of, labels)
 
     drawn: dict[str, Callable[[], charts.Chart]] = {
-        "intervals": lambda: charts.intervals(compare.aggregates(scores(), bounds=PERCENT), labels),
-        "profiles": lambda: charts.profiles(compare.profiles(scores()), labels),
+        "intervals": lambda: charts.intervals(
+            compare.aggregates(scores(), bounds=bounds_of(runs["measure"])), labels, unit=unit
+        ),
+        "profiles": lambda: charts.profiles(compare.profiles(scores()), labels, unit=unit),
         "improvement": lambda: charts.improvement(compare.improvement(_several(scores())), labels),
         "differences": lambda: charts.comparison(compare.compare(_several(scores()))),
         "curves": lambda: charts.curves(
-            compare.curve(learning(settled(queries.curves(database, suite), runs))), labels=labels
+            compare.curve(learning(settled(queries.curves(database, suite), runs))), labels=labels, unit=unit
         ),
         "horizon": lambda: charts.horizon(by_length(scores()), labels),
         "model-error": lambda: charts.model_error(

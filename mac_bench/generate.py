@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import tasks
+from mac_bench import d4rl, tasks
 from mac_bench.collectors import Columns, collector, length_of, noise_of
 from mac_bench.errors import UserError
 from mac_bench.files import write_arrays, write_text
@@ -228,6 +228,7 @@ def listing(root: Path) -> list[Found]:
     """The data sets in a data folder, by name."""
     inside = [*root.glob("*/*.npz"), *root.glob(f"*/{MANIFEST}"), *root.glob(f"*/{UNFINISHED}")]
     singles = [path for path in root.glob("*.npz") if not path.name.endswith("-val.npz")]
+    singles += root.glob("*.hdf5")
     names = {path.parent.name for path in inside} | {path.stem for path in singles}
     return [_found(root, name) for name in sorted(names)]
 
@@ -244,14 +245,22 @@ def _found(root: Path, name: str) -> Found:
         rows, episodes = (sum(entry[key] for entry in training) for key in ("rows", "episodes"))
     else:
         paths, rows, episodes, complete = sorted((root / name).glob("*.npz")), 0, 0, True
-        paths = paths or [path for path in (root / f"{name}.npz", root / f"{name}-val.npz") if path.exists()]
+        paths = paths or [path for path in map(root.joinpath, _singles(name)) if path.exists()]
         try:
             for path, _ in tasks.files(name, root):
+                if path.suffix == ".hdf5":
+                    rows, episodes = d4rl.size(path)
+                    continue
                 terminals = tasks.read_columns(path, ["terminals"])["terminals"]
                 rows, episodes = rows + terminals.size, episodes + int(terminals.astype(bool).sum())
         except UserError:
             complete = False
     return Found(name, len(paths), rows, episodes, sum(p.stat().st_size for p in paths), bool(manifest), complete)
+
+
+def _singles(name: str) -> tuple[str, ...]:
+    """File names of data that lie in no folder of their own."""
+    return f"{name}.npz", f"{name}-val.npz", f"{name}.hdf5"
 
 
 def verify(root: Path, name: str) -> list[str]:
@@ -272,8 +281,11 @@ def verify(root: Path, name: str) -> list[str]:
         pairs = tasks.files(name, root)
     except UserError as error:
         return [str(error)]
-    for path in (path for pair in pairs for path in pair):
+    for path in dict.fromkeys(path for pair in pairs for path in pair):
         try:
+            if path.suffix == ".hdf5":
+                d4rl.read(path, d4rl.ENTRIES[name].sizes if name in d4rl.ENTRIES else None)
+                continue
             tasks.check_episodes(path, tasks.read_columns(path, ["observations", "actions", "terminals"], others=True))
         except UserError as error:
             problems.append(str(error))

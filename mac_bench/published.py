@@ -131,12 +131,13 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFra
     """Each of our rows with each published number of its task and method; settings are not compared.
 
     `ours` has OURS, as `own_means` makes it: mean and std over seeds in %, steps = updates; and may have
-    `average_last`, `rows` (transitions for training) and `made_here` (bool): without the last two it cannot be known
-    whether the data are the published ones. A label that is printed as a method, e.g. `MAC (FQL)`, is that method; any
-    other is its agent's plain method. A task with rewards is put beside the mean over tasks 1 to 5 too.
+    `average_last`, `simulator` and `measure` (without these two: OGBench, success), `rows` (transitions for training)
+    and `made_here` (bool): without the last two it cannot be known whether the data are the published ones. A label
+    that is printed as a method, e.g. `MAC (FQL)`, is that method; any other is its agent's plain method. A task with
+    rewards is put beside the mean over tasks 1 to 5 too.
 
     Returns BESIDE: what is theirs has the names of COLUMNS, but for their own task (`their_task`) and updates
-    (`their_steps`); difference (ours - theirs, percent only), in_spreads (difference / sqrt(ours_std^2 +
+    (`their_steps`); difference (ours - theirs, in one unit only), in_spreads (difference / sqrt(ours_std^2 +
     spread^2), only where theirs is a std too, else NaN); not_comparable (reasons, `; ` between them; empty: none).
     Raises UserError where a column of ours is missing.
     """
@@ -158,11 +159,12 @@ def own_means(runs: pd.DataFrame) -> pd.DataFrame:
         row = {"label": label, "task": task, "mean": score.mean(), "std": score.std(), "n_seeds": len(own)}
         row |= {name: own[name].iloc[0] for name in ("agent", "dataset", "steps", "average_last")}
         made, count = set(own["data_made_here"]), set(own["data_rows"])
-        row["mujoco"] = " + ".join(sorted({v if isinstance(v, str) else "unknown" for v in own["mujoco"]}))
+        for name in ("mujoco", "simulator", "measure"):
+            row[name] = " + ".join(sorted({v if isinstance(v, str) else "unknown" for v in own[name]}))
         row["made_here"] = {"True": True, "False": False}.get(made.pop()) if len(made) == 1 else None
         row["rows"] = pd.to_numeric(count.pop(), errors="coerce") if len(count) == 1 else math.nan
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*OURS, "average_last", "made_here", "rows"])
+    return pd.DataFrame(rows, columns=[*OURS, "average_last", "simulator", "measure", "made_here", "rows"])
 
 
 def _same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
@@ -174,7 +176,7 @@ def _same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
 
 
 def _pair(own: dict[Any, Any], row: dict[Any, Any]) -> dict[str, Any]:
-    difference = own["mean"] - row["mean"] if row["unit"] == "percent" else math.nan
+    difference = own["mean"] - row["mean"] if row["unit"] in _units(own) else math.nan
     spread = math.hypot(own["std"], row["spread"]) if row["spread_kind"] == "std" else math.nan
     return (
         {name: row[name] for name in BESIDE if name in row}
@@ -189,14 +191,14 @@ def _reasons(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
     """Why the two numbers may differ though the methods do not; what is not known is such a reason too."""
     if _plain(own["label"]) not in (_plain(own["agent"]), _plain(row["method"])):
         yield f"label '{own['label']}' may have other settings than {row['method']}"
-    if row["unit"] != "percent":
+    if row["unit"] not in _units(own):
         yield f"other metric: theirs is {row['metric']}"
     if "task*" in row["task"]:
         yield "other evaluation tasks: theirs is a mean over tasks 1 to 5"
-    if row["table"].startswith("d4rl-"):
-        yield "other simulator: D4RL's"
-    else:
-        yield _physics(own["mujoco"])
+    legacy = str(own.get("simulator", "")).startswith("d4rl-")
+    if legacy != row["table"].startswith("d4rl-"):
+        yield f"other simulator: {'not ' if legacy else ''}D4RL's"
+    yield _physics(own["mujoco"])
     yield from _data(own, row)
     yield _protocol(own, row)
     if math.isnan(row["steps"]):
@@ -209,6 +211,15 @@ def _reasons(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
         yield "unknown number of seeds of theirs"
     elif row["seeds"] < 2:
         yield "fewer than 2 seeds of theirs"
+
+
+def _units(own: dict[Any, Any]) -> set[str]:
+    """Units of theirs that are ours too; in mazes the normalised score of D4RL is the success in %."""
+    measure = own.get("measure", "success")
+    if measure == "normalised score":
+        return {"normalised"}
+    maze = own["task"].startswith("antmaze-") and str(own.get("simulator", "")).startswith("d4rl-")
+    return {"percent"} | ({"normalised"} if maze else set()) if measure == "success" else set()
 
 
 def _plain(name: str) -> str:

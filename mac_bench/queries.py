@@ -29,8 +29,10 @@ OF_RUN = ("agent", "task", "seed", "state")
 """what every row of a suite's runs says, after its label and its run"""
 MEMORY = ("memory_mb", "device_memory_mb")
 """what an evaluation records of the process's peak"""
-WORLD = ("data", "data_rows", "data_made_here", "mujoco", "ogbench")
+WORLD = ("data", "data_rows", "data_made_here", "mujoco", "ogbench", "simulator", "measure")
 """what of an attempt's environment decides whether two numbers may be compared"""
+BEFORE = {"simulator": "ogbench", "measure": "success"}
+"""what was true of all attempts before they recorded it"""
 _TAG = sa.func.json_each(MEMBERS.c.tags).table_valued("value")
 
 
@@ -81,10 +83,12 @@ def results(database: Path, suite: str, **where: Some) -> "DataFrame":
     """One row per planned run of the suite, in its order: suite, average_last, label, run, tags (a tuple), what the
     runs table holds (agent, task, seed, state, step, ...), score, averaged, complete, and WORLD.
 
-    `score` is the reported number: the mean over the last `average_last` evaluations of success, [0, 1], over all
-    evaluation tasks; `averaged` is how many there were; NaN and 0 before the first. `complete` says that the run is
-    finished and none of those evaluations is missing. What WORLD names (the digest of the data, their training rows,
-    whether they were made here, versions) is that of all the run's attempts, joined by " + "; None before the first.
+    `score` is the reported number: the mean over the last `average_last` evaluations of success, [0, 1], or of what
+    `measure` names instead (a normalised score of 1 is 100 %, and may be exceeded), over all evaluation
+    tasks; `averaged` is how many there were; NaN and 0 before the first. `complete` says that the run is finished and
+    none of those evaluations is missing. What WORLD names (the digest of the data, their training rows, whether they
+    were made here, versions, simulator, measure) is that of all the run's attempts, joined by " + "; None before the
+    first.
     """
     with _query(database) as connection:
         last = _average_last(connection, suite)
@@ -100,7 +104,7 @@ def results(database: Path, suite: str, **where: Some) -> "DataFrame":
     for name in WORLD:
         seen = defaultdict(set)
         for world in worlds:
-            seen[world.run].add(getattr(world, name) or "unknown")
+            seen[world.run].add(getattr(world, name) or BEFORE.get(name, "unknown"))
         frame[name] = [" + ".join(sorted(seen[run])) or None for run in frame["run"]]
     frame = frame.astype({"score": float, "first": float}).fillna({"averaged": 0}).astype({"averaged": int})
     _mark_complete(frame, last)

@@ -1,6 +1,6 @@
 """A suite's results as one table, method x task: for the terminal, Markdown, CSV and LaTeX.
 
-Runs that are not complete are shown and never averaged. All numbers are successes in %.
+Runs that are not complete are shown and never averaged. All numbers are successes in %, or normalised scores.
 """
 
 import math
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mac_bench.errors import UserError
-from mac_bench.stats import Statistic, bootstrap_interval, task_iqm, task_mean
+from mac_bench.stats import PERCENT, Statistic, bootstrap_interval, bounds_of, task_iqm, task_mean
 
 ALL = "(all)"
 """what the CSV writes as the task of the rows over all tasks"""
@@ -105,7 +105,7 @@ def _by(runs: Runs, name: str) -> dict[str, Runs]:
 def _method(label: str, runs: Runs, tasks: Sequence[str], level: float) -> Method:
     by_task = _by(runs, "task")
     cells = {task: _cell(by_task.get(task, []), level) for task in tasks}
-    over_tasks = partial(_aggregate, list(cells.values()), level=level)
+    over_tasks = partial(_aggregate, list(cells.values()), level=level, bounds=_bounds(runs))
     return Method(label, None, cells, over_tasks(task_mean), over_tasks(task_iqm))
 
 
@@ -114,7 +114,7 @@ def _cell(runs: Runs, level: float) -> Cell:
     if not done:
         return Cell(_states(unfinished) or "-", n_unfinished=len(unfinished))
     scores = [round(100 * run["score"], 6) for run in done]  # as the CSV says them
-    value, low, high = numbers = _estimate([np.array(scores)], task_mean, level)
+    value, low, high = numbers = _estimate([np.array(scores)], task_mean, level, _bounds(done))
     text = _number(*numbers, str(len(done)))
     if 1 < len(done) < FEW:  # so few can be read as they are
         text += f": {', '.join(f'{score:.0f}' for score in scores)}"
@@ -124,23 +124,29 @@ def _cell(runs: Runs, level: float) -> Cell:
     return Cell(text, value, low, high, len(done), len(unfinished), by_seed)
 
 
-def _aggregate(cells: list[Cell], statistic: Statistic, level: float) -> Cell:
+def _aggregate(cells: list[Cell], statistic: Statistic, level: float, bounds: tuple[float, float]) -> Cell:
     """Over tasks; not defined where a task has no complete run, as other tasks may be harder or easier."""
     n_unfinished = sum(cell.n_unfinished for cell in cells)
     counts = [cell.n_seeds for cell in cells]
     if not all(counts):
         return Cell(f"{np.count_nonzero(counts)} of {len(cells)} tasks", n_unfinished=n_unfinished)
     scores = [np.array([score for _, score in cell.scores]) for cell in cells]
-    value, low, high = numbers = _estimate(scores, statistic, level)
+    value, low, high = numbers = _estimate(scores, statistic, level, bounds)
     text = _number(*numbers, str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}")
     if n_unfinished:
         text += f" (+{n_unfinished} unfinished)"
     return Cell(text, value, low, high, min(counts), n_unfinished)
 
 
-def _estimate(scores: Sequence[np.ndarray], statistic: Statistic, level: float) -> tuple[float, float, float]:
+def _bounds(runs: Runs) -> tuple[float, float]:
+    return bounds_of(run["measure"] for run in runs)
+
+
+def _estimate(
+    scores: Sequence[np.ndarray], statistic: Statistic, level: float, bounds: tuple[float, float]
+) -> tuple[float, float, float]:
     """Value, low, high; without the last digits, so that the tables round exactly the number that the CSV says."""
-    low, high = bootstrap_interval(scores, statistic, level, bounds=(0, 100))
+    low, high = bootstrap_interval(scores, statistic, level, bounds=bounds)
     return round(float(statistic(scores)), 6), round(low, 6), round(high, 6)
 
 
@@ -182,6 +188,8 @@ def _notes(runs: Runs, methods: Iterable[Method], level: float) -> Iterable[str]
         "Over tasks: tasks are fixed and weigh the same, seeds are the chance; IQM: mean of the middle half of all "
         "tasks' seeds; not given where a task has no finished seed."
     )
+    if scaled := [task for task, own in _by(runs, "task").items() if _bounds(own) != PERCENT]:
+        yield f"Not successes but normalised scores, on which 100 is the reference's return: {', '.join(scaled)}."
     if unfinished := _unfinished(runs):
         yield f"Not averaged: {_states(unfinished)}."
     yield "Versions: " + ", ".join(f"{name} {' and '.join(_seen(runs, name)) or 'none yet'}" for name in PHYSICS) + "."
@@ -196,6 +204,10 @@ def _warnings(runs: Runs) -> Iterable[str]:
     for name in PHYSICS:
         if len(seen := _seen(runs, name)) > 1:
             yield f"{name} differs between these runs ({', '.join(seen)}): they are not comparable."
+    for task, own in _by(runs, "task").items():
+        for name in ("simulator", "measure"):
+            if len(seen := _seen(own, name)) > 1:
+                yield f"{name} differs between runs of {task} ({', '.join(seen)}): they are not comparable."
     # task by task: the same episodes have other labels, and so another digest, in another task
     for task, own in _by(runs, "task").items():
         for dataset, same in _by(own, "dataset").items():

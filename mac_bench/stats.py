@@ -29,7 +29,7 @@ the seeds of one or two. Beyond 98 % seeds are often all equal, and the interval
 mean's covers 53, 73 and 91 % with 3, 5 and 10 seeds (93 to 97 % with 5 or 10 tasks).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -41,6 +41,22 @@ DRAWS = 3_000
 
 Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Scores of each task, [..., seeds of the task] -> [...]; the leading axes are bootstrap draws."""
+
+
+PERCENT = (0.0, 100.0)
+"""what a success can be"""
+
+
+def bounds_of(measures: Iterable[object]) -> tuple[float, float]:
+    """What scores of these measures, in %, can be: a normalised score may be negative, or above 100."""
+    free = any(isinstance(measure, str) and "normalised" in measure for measure in measures)
+    return (-np.inf, np.inf) if free else PERCENT
+
+
+def unit_of(measures: Iterable[object]) -> str:
+    """What an axis of scores of these measures is called."""
+    kinds = {kind for measure in measures if isinstance(measure, str) for kind in measure.split(" + ")}
+    return f"{' or '.join(sorted(kinds, reverse=True)) or 'success'} in %"
 
 
 class Interval(NamedTuple):

@@ -167,7 +167,7 @@ def missing_data(members: list[Member], data: Path) -> dict[str, str]:
         except UserError as error:
             official = tasks.find(run.task).dataset
             found[run.dataset] = str(error)
-            if run.dataset != official and not (data / run.dataset).exists():
+            if official.startswith(tasks.GENERATED) and run.dataset != official and not (data / run.dataset).exists():
                 make = f"mac-bench data generate {official} --name {run.dataset} --episodes N"
                 found[run.dataset] = f"no data '{run.dataset}' in {data}; make it with `{make}`, or put files there"
     return found

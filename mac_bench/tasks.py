@@ -1,4 +1,4 @@
-"""Task name -> environment, data and evaluation tasks, through OGBench (arXiv 2410.20092), whose names these are."""
+"""Task name -> environment, data and evaluation tasks: of OGBench (arXiv 2410.20092), and of D4RL through `d4rl.py`."""
 
 import contextlib
 import difflib
@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench.data import Dataset
+from mac_bench import d4rl
+from mac_bench.data import ACTION_LIMIT, Dataset
 from mac_bench.errors import UserError
 from mac_bench.files import UNREADABLE
 
-ACTION_LIMIT = 1.0 - 1e-5
-"""tanh cannot reach +-1: an action at the edge would have infinite density"""
 MANIFEST = "manifest.json"
 """written last into a folder of generated data; what is not finished has UNFINISHED instead"""
 UNFINISHED = "manifest.partial.json"
@@ -65,13 +64,26 @@ class Task:
     dataset: str
     """official name of its data"""
     environment: str
-    """key of ENVIRONMENTS"""
+    """key of ENVIRONMENTS, or what D4RL's environment is called"""
     goal_conditioned: bool
     oracle_goals: bool
     """goals are what matters of a state (positions, buttons) instead of a whole observation"""
     eval_tasks: tuple[int, ...]
     """1 ... 5 in goal-conditioned tasks, else the one that is rewarded"""
     episode_limit: int
+    score_scale: tuple[float, float] | None = None
+    """returns whose normalised score is 0 and 1; None where success counts"""
+
+    def score(self, success: bool, total: float) -> float:
+        """The number of an episode with this sum of rewards: 0 or 1, or the normalised score, which may lie beyond."""
+        if self.score_scale is None:
+            return float(success)
+        return (total - self.score_scale[0]) / (self.score_scale[1] - self.score_scale[0])
+
+    def world(self) -> dict[str, str]:
+        """What results say of their simulator and of their number, so that no two kinds are mixed."""
+        simulator = d4rl.simulator() if self.name in d4rl.ENTRIES else "ogbench"
+        return {"simulator": simulator, "measure": "normalised score" if self.score_scale else "success"}
 
 
 @cache
@@ -86,11 +98,14 @@ def _tasks() -> dict[str, Task]:
             for mode, eval_tasks in modes.items():
                 name, goals = f"{start}{mode}-v0", "singletask" not in mode
                 tasks[name] = Task(name, f"{start}-v0", environment, goals, "oracle" in mode, eval_tasks, limit)
+    for name, entry in d4rl.ENTRIES.items():
+        limit, scale = entry.episode_limit, entry.score_scale
+        tasks[name] = Task(name, entry.dataset, entry.environment, False, False, (1,), limit, scale)
     return tasks
 
 
 def find(name: str) -> Task:
-    """The task of an official name: `...-v0` (goals are observations), `...-oraclerep-v0`, `...-singletask[-taskN]-v0`.
+    """The task of an official name: `...-v0`, `...-oraclerep-v0`, `...-singletask[-taskN]-v0`, or D4RL's `...-v2`.
 
     Raises UserError with the names that come close.
     """
@@ -99,12 +114,14 @@ def find(name: str) -> Task:
     tasks = _tasks()
     if name in tasks:
         return tasks[name]
+    if reason := d4rl.refusal(name):
+        raise UserError(reason)
     close = difflib.get_close_matches(name, tasks, n=3)
     advice = f"did you mean {' or '.join(close)}? " if close else ""
     raise UserError(
         f"no task '{name}'; {advice}names are <environment>-<data>-v0, with -oraclerep, -singletask or "
         f"-singletask-task1 to -task5 before -v0; environments: {', '.join(ENVIRONMENTS)}; "
-        f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables"
+        f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables; D4RL's are like hopper-medium-v2"
     )
 
 
@@ -130,6 +147,8 @@ def make_env(name: str, **settings: Any) -> Any:
     with warnings.catch_warnings(), _no_maze_files():
         # gymnasium warns of the rounding of the bounds -1 and 1 to float32
         warnings.filterwarnings("ignore", message=".*precision lowered", category=UserWarning)
+        if name in d4rl.ENTRIES:
+            return d4rl.Env(name)
         env = ogbench.make_env_and_datasets(name, env_only=True, disable_env_checker=True, **settings)
         raw = env.unwrapped
         space = raw.action_space
@@ -185,6 +204,7 @@ class Step(NamedTuple):
     done: bool
     """solved, or out of time"""
     success: bool
+    """never in tasks with a score scale"""
 
 
 class Env:
@@ -194,7 +214,7 @@ class Env:
         self.task = task
         self._env = make_env(task.name)
         self.raw = self._env.unwrapped
-        """OGBench's own object"""
+        """the benchmark's own object"""
         # only teleports draw while stepping
         self._draws = getattr(self.raw, "_teleport_info", None) is not None
         # an arm has no model, and so no sizes, before its first reset
@@ -263,11 +283,13 @@ class Env:
 
 
 def load(task: Task, dataset: str, root: Path) -> Dataset:
-    """The data in `root/dataset` (a folder of shards) or `root/dataset.npz`, labelled for the task, with validation.
+    """The data in `root/dataset` (a folder of shards), `root/dataset.npz`, or a file of D4RL's, with validation.
 
     Raises UserError with the file and what is wrong with it.
     """
     pairs = files(dataset, root)
+    if task.name in d4rl.ENTRIES:
+        return d4rl.load(task.name, pairs[0][0])
     env = Env(task)
     try:
         validation = _join([_read(path, env) for _, path in pairs])
@@ -278,7 +300,9 @@ def load(task: Task, dataset: str, root: Path) -> Dataset:
 
 
 def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
-    """(training, validation) files of a data set, sorted. Raises UserError where one is missing."""
+    """(training, validation) files of a data set, sorted; D4RL's are twice the same. UserError where one is missing."""
+    if path := d4rl.locate(dataset, root):
+        return [(path, path)]
     single, folder = root / f"{dataset}.npz", root / dataset
     if (folder / UNFINISHED).exists():
         raise UserError(f"data '{dataset}' is not finished; call `mac-bench data generate` as before to continue it")
@@ -291,7 +315,7 @@ def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
     if not found:
         make = f"make it with `mac-bench data generate {dataset}`"
         advice = make if dataset.startswith(GENERATED) else "download the official files"
-        raise UserError(f"no data '{dataset}': neither {single} nor {folder}{os.sep}*.npz; {advice}")
+        raise UserError(f"no data '{dataset}': neither {single} (D4RL: .hdf5) nor {folder}{os.sep}*.npz; {advice}")
     pairs = [(path, path.with_name(f"{path.stem}-val.npz")) for path in found]
     for path, validation in pairs:
         if not validation.exists():

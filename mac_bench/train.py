@@ -90,6 +90,7 @@ class _Attempt:
         self.agent, self.first = restore(run, folder, self.data)
         self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None
         here = {"data": self.data.digest, "data_rows": str(len(self.data.observations))}
+        here |= self.task.world()
         here["data_made_here"] = str(bool(tasks.read_manifest(data / run.dataset)))
         journal.begin(self.first, describe() | here | {"defaults": json.dumps(registry.defaults(run.agent))})
 

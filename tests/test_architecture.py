@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     "nouns": ["errors", "config", "types", "files"],
-    "data": ["data", "generate", "collectors", "tasks", "toy", "video"],
+    "data": ["data", "d4rl", "generate", "collectors", "tasks", "toy", "video"],
     "tools": [
         "returns",
         "flow",
@@ -58,9 +58,10 @@ MAY_IMPORT = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ONLY_IN = {
-    "ogbench": {"tasks", "generate", "collectors", "video"},
-    "mujoco": {"tasks", "generate", "collectors", "video"},
-    "gymnasium": {"tasks", "generate", "collectors", "video"},
+    "ogbench": {"tasks", "d4rl", "generate", "collectors", "video"},
+    "mujoco": {"tasks", "d4rl", "generate", "collectors", "video"},
+    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "video"},
+    "h5py": {"d4rl"},
     "submitit": {"slurm"},
     "sqlalchemy": {"store", "queries"},
     "streamlit": {"dashboard"},
@@ -135,6 +136,12 @@ def test_third_parties_stay_in_their_rooms(path):
 
 
 @FILES
+def test_one_benchmark_s_name_stays_in_its_rooms(path):
+    rooms = {"d4rl", "tasks", "generate", "published"}
+    assert room(path) in rooms or "d4rl" not in path.read_text(), f"only {rooms} may say d4rl"
+
+
+@FILES
 def test_frameworks_stay_with_the_algorithms(path):
     used = {name.split(".")[0] for name in imports(path)} & FRAMEWORKS
     if room(path) == "doctor":
@@ -170,7 +177,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-HEAVY = FRAMEWORKS | {"ogbench", "mujoco", "gymnasium", "dm_control", "streamlit", "tensorboard", "wandb"}
+HEAVY = FRAMEWORKS | {"h5py", "ogbench", "mujoco", "gymnasium", "dm_control", "streamlit", "tensorboard", "wandb"}
 
 
 @pytest.mark.parametrize("name", WITHOUT_FRAMEWORK)

@@ -110,7 +110,7 @@ def test_horizon_of_by_hand():
 
 def test_our_means_are_of_complete_runs_and_say_what_they_were_made_of():
     row = {"label": "MAC", "agent": "mac", "task": "t", "dataset": "t", "steps": 10, "complete": True, "score": 0.4}
-    row["average_last"] = 3
+    row |= {"average_last": 3, "simulator": "ogbench", "measure": "success"}
     row |= {"mujoco": "3.3.7", "data_made_here": "True", "data_rows": "101"}
     runs = [row, row | {"score": 0.8}, row | {"score": 0.1, "complete": False, "mujoco": "9.9"}]
     runs += [row | {"task": "u", "data_made_here": "False"}, row | {"task": "u", "mujoco": None, "data_rows": "7"}]
@@ -149,9 +149,33 @@ def test_a_normalised_score_has_no_difference():
     assert math.isnan(joined(own(), their(unit="normalised", metric="normalised score"))["difference"])
 
 
+ROBOT = {"task": "hopper-medium-v2", "dataset": "hopper-medium-v2", "measure": "normalised score"}
+MAZE = {"task": "antmaze-umaze-v2", "dataset": "antmaze-umaze-v2", "measure": "success"}
+LEGACY = {"table": "d4rl-x", "unit": "normalised", "metric": "normalised score", "data": "default"}
+
+
+@pytest.mark.parametrize("ours", [ROBOT, MAZE])
+def test_normalised_scores_of_the_same_simulator_have_a_difference(ours):
+    row = joined(own(**ours, simulator="d4rl-legacy"), their(**LEGACY, task=ours["task"]))
+    assert (row["difference"], row["not_comparable"]) == (10, "")
+
+
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        (ROBOT | {"simulator": "d4rl-legacy"}, {"unit": "percent"}),
+        (ROBOT | {"simulator": "d4rl-legacy", "measure": "normalised score + success"}, {}),
+        (MAZE | {"simulator": "ogbench"}, {}),
+    ],
+)
+def test_other_numbers_have_none(ours, theirs):
+    assert math.isnan(joined(own(**ours), their(**LEGACY | theirs, task=ours["task"]))["difference"])
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "reason"),
     [
+        ({"simulator": "d4rl-legacy"}, {}, "other simulator: not D4RL's"),
         ({"label": "GCIQL, AWR"}, {}, "label 'GCIQL, AWR' may have other settings than IQL"),
         ({}, {"unit": "normalised", "metric": "normalised score"}, "other metric: theirs is normalised score"),
         ({}, {"table": "d4rl-mujoco"}, "other simulator: D4RL's"),

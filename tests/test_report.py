@@ -21,6 +21,7 @@ def run(label, task, seed, score=None, step=None, state=None, **other) -> dict:
         "dataset": task, "seed": seed, "state": state, "step": 1000 if step is None else step, "steps": 1000,
         "complete": state == "finished", "score": float("nan") if score is None else score,
         "mujoco": "3.3.7" if begun else None, "ogbench": "1.2.2" if begun else None, "data": "aa" if begun else None,
+        "simulator": "ogbench" if begun else None, "measure": "success" if begun else None,
     } | other  # fmt: skip
 
 

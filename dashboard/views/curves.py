@@ -6,6 +6,7 @@ from dashboard import figure, filters
 from dashboard.source import ask, derive
 from mac_bench import charts, compare, figures, queries
 from mac_bench.errors import UserError
+from mac_bench.stats import unit_of
 
 PANELS = 6
 """tasks that are drawn where none is named: all of a campaign would not be readable"""
@@ -34,8 +35,8 @@ def show() -> None:
     if smooth > 1:
         st.caption(f"Smoothed: each point is the mean of a run's last {smooth} evaluations.")
     seeds = rows.assign(seed=rows["run"]) if single and x != "hours" else None
-    chart = charts.curves(bands, "hours" if x == "hours" else "step", seeds=seeds, labels=chosen.every)
-    figure.show(chart, "curves")
+    against, unit = "hours" if x == "hours" else "step", unit_of(runs["measure"])
+    figure.show(charts.curves(bands, against, seeds=seeds, labels=chosen.every, unit=unit), "curves")
     number, every = shown["run"].nunique(), found["run"].nunique()
     left_out = f" The other {every - number} that were evaluated are not complete." if number < every else ""
     st.caption(f"{number} runs.{left_out} Bands: 95 % interval over seeds. A curve ends where its shortest run does.")

@@ -56,7 +56,9 @@ def curves(run: dict[str, Any]) -> None:
             found = found[found["task"] != 0]
         names = found["task"].map(lambda task: "mean" if task == 0 else f"task {task}")
         frame = pd.DataFrame({"name": names, "step": found["step"], "value": 100 * found["success"].astype(float)})
-        st.line_chart(frame, x="step", y="value", color="name", x_label="updates", y_label="success in %")
+        st.line_chart(
+            frame, x="step", y="value", color="name", x_label="updates", y_label="success or normalised score in %"
+        )
     logged = ask(queries.metrics, run["id"])
     names = sorted(logged["name"].unique())
     wanted = st.multiselect("metrics", names, key="metrics", bind="query-params", placeholder="none")

@@ -5,8 +5,9 @@ import streamlit as st
 
 from dashboard import figure, filters
 from dashboard.source import derive, plain
-from mac_bench import charts, compare, figures
+from mac_bench import charts, compare
 from mac_bench.errors import UserError
+from mac_bench.stats import bounds_of, unit_of
 
 
 def show() -> None:
@@ -14,15 +15,16 @@ def show() -> None:
     st.title("Statistics")
     chosen = filters.selection()
     labels = chosen.every
-    scores = filters.complete(chosen.runs())
-    aggregates = derive(compare.aggregates, scores, bounds=figures.PERCENT)
-    figure.show(charts.intervals(aggregates, labels=labels), "intervals")
+    runs = chosen.runs()
+    scores, unit = filters.complete(runs), unit_of(runs["measure"])
+    aggregates = derive(compare.aggregates, scores, bounds=bounds_of(runs["measure"]))
+    figure.show(charts.intervals(aggregates, labels=labels, unit=unit), "intervals")
     lacking = aggregates[aggregates["tasks"] < aggregates["of"]]
     if not lacking.empty:
         names = ", ".join(sorted(set(lacking["label"])))
         st.caption(f"Without a number, as some of the tasks have no complete run of theirs: {plain(names)}.")
     st.subheader("Score distributions")
-    figure.show(charts.profiles(derive(compare.profiles, scores), labels=labels), "profiles")
+    figure.show(charts.profiles(derive(compare.profiles, scores), labels=labels, unit=unit), "profiles")
     if scores["label"].nunique() < 2:
         raise UserError("with one method there is nothing to compare")
     st.subheader("Probability of improvement")
