@@ -306,7 +306,7 @@ def _same_attempt(spans: sa.CTE) -> sa.ColumnElement[bool]:
 
 
 def _listed(values: Any) -> list[Any]:
-    listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    listed: list[Any] = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     return [value.item() if hasattr(value, "item") else value for value in listed]  # SQLite knows no NumPy
 
 
