@@ -123,9 +123,9 @@ def waits(make: Callable[[int], Batch], updates: int) -> tuple[float, float]:
 
 def memory() -> dict[str, float]:
     """GB of this process: its own, and mapped from files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    found = {name: int(rest.split()[0]) / 1024**2 for name, _, rest in (line.partition(":") for line in lines) if rest}
-    return {"private": found["RssAnon"], "mapped": found["RssFile"]}
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    found = {words[0]: int(words[1]) / 1024**2 for words in lines if words[0] in ("RssAnon:", "RssFile:")}
+    return {"private": found["RssAnon:"], "mapped": found["RssFile:"]}
 
 
 def measure(way: str, folder: Path, seconds: float, updates: int) -> dict[str, float]:

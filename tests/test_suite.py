@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mac_bench import suite
-from mac_bench.config import RunConfig
+from mac_bench.config import Residency, RunConfig
 from mac_bench.errors import UserError
 
 MEDIUM = "pointmaze-medium-navigate-singletask-v0"
@@ -70,6 +70,22 @@ def test_the_narrower_word_counts(tmp_path):
         ("BC", LARGE): ("pointmaze-large-navigate-v0", 1000),
         ("random_actions", MEDIUM): ("mine", 1),
     }
+
+
+def test_a_task_may_be_drawn_from_in_blocks_by_all_its_agents(tmp_path):
+    plain = {(m.label, m.run.task, m.run.seed): m.run for m in expand(tmp_path)}
+    text = GOOD.replace(
+        "tasks: [pointmaze-medium-navigate-singletask-v0, pointmaze-large-navigate-singletask-v0]",
+        f"tasks: {{{MEDIUM}: {{resident: {{blocks: 4, every: 100}}}}, {LARGE}: }}",
+    )
+    for label, run, _ in expand(tmp_path, text):
+        before = plain[label, run.task, run.seed]
+        if run.task == LARGE:
+            assert run == before and run.id == before.id
+        else:
+            assert run.resident == Residency(blocks=4, rows=1_000_000, every=100) and run.id != before.id
+    with pytest.raises(UserError, match=r"resident\.blocks: Input should be greater than 0, not 0"):
+        expand(tmp_path, text.replace("blocks: 4", "blocks: 0"))
 
 
 BAD = {
