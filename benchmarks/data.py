@@ -5,7 +5,8 @@
 Columns are of a real task's shape (92 observations, 5 actions, goals are observations), a batch is 1,024 pieces of
 length 10 with goals. Ways: all rows (memory-mapped, uniform over all); blocks (four of a million rows at a time); and
 shards, as the reference has it: a compressed .npz is loaded every 1,000 updates, and training stands still meanwhile.
-"cold": none of it is in the page cache at first; "warm": all of it, or the blocks that are drawn from. "waits": the
+"cold": none of it is in the page cache at first; "warm": all of it, or the blocks that are drawn from; left out where the
+memory is too small. "computed": the warm rate per second of the thread's own computing. "waits": the
 share of time that a training loop with so many updates a second stands before `prefetch`, over 3,000 updates, and the
 longest time. Each line is a process of its own; `private` is its memory beyond the page cache, `mapped` what it uses of
 that. The folder needs 0.39 GB for each million rows.
@@ -27,6 +28,7 @@ import numpy as np
 
 from mac_bench.config import GoalMix, Residency
 from mac_bench.data import Dataset, prefetch
+from mac_bench.prepared import touched_at_random
 from mac_bench.types import Batch, GoalSampling, Sampling
 
 OBS, ACTION, EPISODE, SHARD = 92, 5, 1000, 1_000_000
@@ -77,13 +79,13 @@ def forget(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def mapped(folder: Path, blocks: bool) -> Callable[[int], Batch]:
-    """`step -> batch` of columns as training opens them."""
+def mapped(folder: Path, blocks: bool) -> Dataset:
+    """Columns as training opens them."""
     observations, actions = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("observations", "actions"))
+    for column in (observations, actions):
+        touched_at_random(column)
     ends = np.arange(EPISODE - 1, len(observations), EPISODE)
-    resident = RESIDENCY if blocks else None
-    data = Dataset(observations, actions, ends, goals=observations, resident=resident)
-    return lambda step: data.sample(SAMPLING, 0, step)
+    return Dataset(observations, actions, ends, goals=observations, resident=RESIDENCY if blocks else None)
 
 
 def shards(path: Path) -> Callable[[int], Batch]:
@@ -101,13 +103,13 @@ def shards(path: Path) -> Callable[[int], Batch]:
     return make
 
 
-def rate(make: Callable[[int], Batch], steps: Iterator[int], seconds: float) -> float:
-    """Batches per second."""
-    began, number = time.perf_counter(), 0
+def rate(make: Callable[[int], Batch], steps: Iterator[int], seconds: float) -> tuple[float, float]:
+    """Batches per second, and per second of this thread's own computing, which a busy machine changes less."""
+    began, computed, number = time.perf_counter(), time.thread_time(), 0
     while time.perf_counter() - began < seconds:
         make(next(steps))
         number += 1
-    return number / (time.perf_counter() - began)
+    return number / (time.perf_counter() - began), number / (time.thread_time() - computed)
 
 
 def waits(make: Callable[[int], Batch], updates: int) -> tuple[float, float]:
@@ -131,31 +133,31 @@ def memory() -> dict[str, float]:
 def measure(way: str, folder: Path, seconds: float, updates: int) -> dict[str, float]:
     """One line of the table, of data that have been forgotten."""
     began = time.perf_counter()
-    make = shards(folder / "shard.npz") if way == "shards" else mapped(folder, way == "blocks")
+    data = None if way == "shards" else mapped(folder, way == "blocks")
+    make = shards(folder / "shard.npz") if data is None else lambda step: data.sample(SAMPLING, 0, step)
     make(0)
     found = {"first": time.perf_counter() - began}
-    found["cold"] = rate(make, count(1), seconds)
-    if way == "blocks":
-        time.sleep(20)  # until the first blocks are there
-        found["warm"] = rate(make, cycle(range(RESIDENCY.every)), seconds)
-    elif way == "all":
-        warm_up(folder)
-        rate(make, count(1), seconds)  # pages that are cached are still to be mapped
-        found["warm"] = rate(make, count(10**6), seconds)
+    found["cold"], _ = rate(make, count(1), seconds)
+    if data is not None and (way == "blocks" or fits(folder)):
+        wait_for(data)
+        steps = cycle(range(RESIDENCY.every))  # of blocks those that were read first
+        rate(make, steps, seconds)  # pages that are cached are still to be mapped
+        found["warm"], found["computed"] = rate(make, steps, seconds)
     share, longest = waits(make, updates)
     return found | {"waits": 100 * share, "longest": longest} | memory()
 
 
-def warm_up(folder: Path) -> None:
-    """Read all, as far as the page cache holds it."""
-    for path in folder.iterdir():
-        with open(path, "rb", buffering=0) as file:
-            buffer = bytearray(8 * 1024**2)
-            while file.readinto(buffer):
-                pass
+def wait_for(data: Dataset) -> None:
+    """Until the blocks that are drawn from have been read."""
+    while not data._reader.held or len(data._reader.held) < len(data._reader.spans(0, 0)[0]):
+        time.sleep(0.1)
 
 
-COLUMNS = {"first": "s", "cold": "/s", "warm": "/s", "waits": "%", "longest": "s", "private": "GB", "mapped": "GB"}
+def fits(folder: Path) -> bool:
+    """Whether the page cache can be expected to hold a folder's files."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    return sum(path.stat().st_size for path in folder.iterdir()) < 0.7 * available
 
 
 def main() -> None:

@@ -137,7 +137,7 @@ class Dataset:
     def sample(self, sampling: Sampling, seed: int, step: int, purpose: int = BATCHES) -> Batch:
         """The batch of one step: a function of (data, sampling, seed, step, purpose) alone: nothing needs saving."""
         rng = np.random.default_rng([seed, purpose, step])
-        episodes, rows = (None, None) if self._reader is None else self._reader.spans(seed, step)
+        episodes, rows = self._reader.spans(seed, step)
         index = self.draw(rng, sampling.batch_size, sampling.horizon, episodes)
         goals = None
         if sampling.goals is not None:
@@ -156,12 +156,11 @@ class Dataset:
         return self.pieces(index, sampling.horizon, goals, sampling.path)
 
     @cached_property
-    def _reader(self) -> Reader | None:
-        """What keeps the blocks ready, where there are some."""
-        if self.resident is None:
-            return None
+    def _reader(self) -> Reader:
+        """What says which rows are drawn from and has them read; all rows are one block that is never replaced."""
         columns = {id(column): column for name in COLUMNS if (column := getattr(self, name)) is not None}
-        return Reader(Blocks(self.ends, self.resident), lambda first, stop: read_ahead(columns.values(), first, stop))
+        blocks = Blocks(self.ends, self.resident or Residency(blocks=1, rows=len(self.observations)))
+        return Reader(blocks, lambda first, stop: read_ahead(columns.values(), first, stop))
 
     @cached_property
     def _statistics(self) -> dict[str, "Statistics"]:

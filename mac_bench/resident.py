@@ -5,7 +5,11 @@ a `Residency`, batches mix over some blocks at a time, each of whole episodes, a
 oldest of them makes place for the next in an order that is drawn once for each seed and then repeated: each block is
 there for the same number of turns. Which blocks those are is a function of (seed, step), so it is part of what a run is
 (`RunConfig.resident`) and never depends on the machine. A thread reads the next block into the page cache one turn
-ahead. It changes nothing but speed: whoever samples before it is done reads the pages that are missing.
+ahead. It changes nothing but speed: whoever samples before it is done reads the pages that are missing. All rows, where
+there is no `Residency`, are one block that is never replaced, and is read once.
+
+Each block is drawn from equally often, so its rows are the likelier the fewer they are; but for the last, blocks differ
+by an episode.
 """
 
 import threading

@@ -152,6 +152,9 @@ def test_a_run_begun_on_files_is_continued_on_prepared_data(root, tmp_path, monk
     assert train(run, tmp_path / "runs", root).state == "finished"
     for what in (numbers, arrays):
         assert what(tmp_path / "runs" / run.id) == what(tmp_path / "other" / run.id)
+    plain = run.model_copy(update={"resident": None})
+    train(plain, tmp_path / "runs", root)
+    assert arrays(tmp_path / "runs" / plain.id) != arrays(tmp_path / "other" / run.id), "blocks play a part"
 
 
 # killed, and continued

@@ -160,6 +160,16 @@ def test_reading_ahead_reads_just_the_rows_of_mapped_columns(tmp_path, monkeypat
     assert same(batch, numbered().sample(SAMPLING, 0, 0))
 
 
+def test_without_residency_all_is_one_block_that_is_read_once(monkeypatch):
+    read = []
+    monkeypatch.setattr("mac_bench.data.read_ahead", lambda columns, first, stop: read.append((first, stop)))
+    data = numbered(None)
+    for step in (0, 1, 499, 500, 5000):
+        data.sample(SAMPLING, 0, step)
+        wait_until(lambda: data._reader.held == [0])
+    assert read == [(0, EPISODES * LENGTH)]
+
+
 def test_a_column_that_cannot_be_read_stops_no_run():
     def fail(first, stop):
         raise OSError("gone")
