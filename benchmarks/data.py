@@ -5,11 +5,11 @@
 Columns are of a real task's shape (92 observations, 5 actions, goals are observations), a batch is 1,024 pieces of
 length 10 with goals. Ways: all rows (memory-mapped, uniform over all); blocks (four of a million rows at a time); and
 shards, as the reference has it: a compressed .npz is loaded every 1,000 updates, and training stands still meanwhile.
-"cold": none of it is in the page cache at first; "warm": all of it, or the blocks that are drawn from; left out where the
-memory is too small. "computed": the warm rate per second of the thread's own computing. "waits": the
-share of time that a training loop with so many updates a second stands before `prefetch`, over 3,000 updates, and the
-longest time. Each line is a process of its own; `private` is its memory beyond the page cache, `mapped` what it uses of
-that. The folder needs 0.39 GB for each million rows.
+"cold": none of it is in the page cache at first. "warm": all of it, or the blocks that are drawn from; left out where
+the memory is too small. "computed": the warm rate per second of the thread's own computing. "waits": the share of time
+that a training loop with so many updates a second stands before `prefetch`, over 3,000 updates, and the longest time.
+Each line is a process of its own; `private` is its memory beyond the page cache, `mapped` what it uses of that. The
+folder needs 0.39 GB for each million rows.
 """
 
 import argparse
@@ -158,6 +158,12 @@ def fits(folder: Path) -> bool:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     return sum(path.stat().st_size for path in folder.iterdir()) < 0.7 * available
+
+
+COLUMNS = {
+    **{"first": "s", "cold": "/s", "warm": "/s", "computed": "/s"},
+    **{"waits": "%", "longest": "s", "private": "GB", "mapped": "GB"},
+}
 
 
 def main() -> None:
