@@ -160,10 +160,8 @@ def fits(folder: Path) -> bool:
     return sum(path.stat().st_size for path in folder.iterdir()) < 0.7 * available
 
 
-COLUMNS = {
-    **{"first": "s", "cold": "/s", "warm": "/s", "computed": "/s"},
-    **{"waits": "%", "longest": "s", "private": "GB", "mapped": "GB"},
-}
+UNITS = "first s, cold /s, warm /s, computed /s, waits %, longest s, private GB, mapped GB".split(", ")
+COLUMNS = dict(words.split() for words in UNITS)
 
 
 def main() -> None:
