@@ -160,8 +160,7 @@ def fits(folder: Path) -> bool:
     return sum(path.stat().st_size for path in folder.iterdir()) < 0.7 * available
 
 
-UNITS = "first s, cold /s, warm /s, computed /s, waits %, longest s, private GB, mapped GB".split(", ")
-COLUMNS = dict(words.split() for words in UNITS)
+COLUMNS = ("first s", "cold /s", "warm /s", "computed /s", "waits %", "longest s", "private GB", "mapped GB")
 
 
 def main() -> None:
@@ -177,7 +176,7 @@ def main() -> None:
         way, folder = options.measure
         print(json.dumps(measure(way, Path(folder), options.seconds, options.updates)))
         return
-    print(f"{'rows':>12} {'way':>7}", *(f"{f'{name} {unit}':>11}" for name, unit in COLUMNS.items()))
+    print(f"{'rows':>12} {'way':>7}", *(f"{name:>11}" for name in COLUMNS))
     command = [sys.executable, __file__, "--seconds", str(options.seconds), "--updates", str(options.updates)]
     for rows in (0, *options.rows):
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
@@ -187,7 +186,8 @@ def main() -> None:
                 forget(folder)
                 said = subprocess.run([*command, "--measure", way, name], check=True, stdout=subprocess.PIPE).stdout
                 found = json.loads(said)
-                shown = (f"{found[name]:11.3g}" if name in found else f"{'':>11}" for name in COLUMNS)
+                values = (found.get(name.split()[0]) for name in COLUMNS)
+                shown = (f"{'' if value is None else f'{value:.3g}':>11}" for value in values)
                 print(f"{rows or SHARD:12,} {way:>7}", *shown, flush=True)
 
 

@@ -121,7 +121,7 @@ BAD = {
         "a dash",
         f"tasks: {{{LARGE}: here}}": f"small.yaml: tasks.{LARGE}: must be a mapping, not 'here'",
         f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: "
-        "dataset, steps, tags",
+        "dataset, resident, steps, tags",
         f"tasks: [{MEDIUM}]": f"small.yaml: agents.BC.per_task: {LARGE} is not among its tasks; there are: {MEDIUM}",
         "": "small.yaml: 'tasks' is missing",
     },
