@@ -67,6 +67,8 @@ def prepare(
         raise UserError("prepare: no task given; say for which, as in --task cube-double-play-oraclerep-v0")
     wanted = [tasks.find(name) for name in dict.fromkeys(names)]
     pairs = tasks.files(dataset, root)
+    if pairs[0][0].suffix != ".npz":
+        raise UserError(f"{pairs[0][0]}: only .npz files are prepared; others are small enough to be loaded")
     folder = (out or root / "prepared") / dataset
     try:
         shards = prepared.marks(pairs)

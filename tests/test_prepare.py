@@ -347,6 +347,13 @@ def test_a_copy_that_is_not_the_same_is_not_staged(root, tmp_path):
 # refusals
 
 
+def test_only_npz_files_are_prepared(root, monkeypatch):
+    path = root / "hopper.hdf5"
+    monkeypatch.setattr(tasks, "files", lambda dataset, root: [(path, path)])
+    with pytest.raises(UserError, match=r"hopper\.hdf5: only \.npz files are prepared"):
+        prepare("hopper", [REWARDS], root)
+
+
 def test_what_cannot_be_prepared_is_one_line_that_names_it(root):
     def refused(*names: str) -> str:
         with pytest.raises(UserError) as error:
