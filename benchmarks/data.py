@@ -37,7 +37,7 @@ SHARD_UPDATES = 1000
 MIXES = (GoalMix(current=0.2, future=0.5, random=0.3), GoalMix(current=0, future=0.5, random=0.5, geometric=True))
 SAMPLING = Sampling(1024, 10, GoalSampling(*MIXES, 0.999))
 RESIDENCY = Residency(blocks=4)
-WAIT_UPDATES = 3000
+WAIT_UPDATES, WAIT_SECONDS = 3000, 60
 
 
 def write(folder: Path, rows: int) -> None:
@@ -117,6 +117,8 @@ def waits(make: Callable[[int], Batch], updates: int) -> tuple[float, float]:
     batches, waited, began = prefetch(make, 0, WAIT_UPDATES), [], time.perf_counter()
     for _ in range(WAIT_UPDATES):
         before = time.perf_counter()
+        if before - began > WAIT_SECONDS:  # where memory is too small, every batch is waited for
+            break
         next(batches)
         waited.append(time.perf_counter() - before)
         time.sleep(1 / updates)
