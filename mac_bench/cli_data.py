@@ -59,6 +59,37 @@ def data_generate(
     print(folder)
 
 
+@data_app.command("prepare")
+def data_prepare(
+    dataset: Annotated[str, typer.Argument(metavar="NAME", help="Data set in the data folder.")],
+    task: Annotated[list[str], typer.Option("--task", help="Task to label it for; may be given several times.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each holds one file in memory.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of prepared data (default: DATA/prepared).")] = None,
+    stage: Annotated[Path | None, typer.Option(help="Also copy it there: a node's own disk, say.")] = None,
+    data: Data = DATA,
+) -> None:
+    """Turn data into memory-mapped columns, so that any size trains in little memory. Killed, repeat the call."""
+    from rich.progress import Progress
+
+    from mac_bench import prepare, prepared
+
+    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    line = bar.add_task("files", total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(line, completed=done, total=total)
+
+    try:
+        folder = prepare.prepare(dataset, task, data, out=out, workers=workers, progress=show)
+    finally:
+        bar.stop()
+    print(prepared.stage(folder, task, stage) if stage else folder)
+    place = stage or out
+    if place is not None and Path(os.environ.get(prepared.VARIABLE, "")) != place:
+        print(f"set {prepared.VARIABLE}={place} to train from there", file=sys.stderr)
+
+
 @data_app.command("list")
 def data_list(data: Data = DATA) -> None:
     """List the data sets that are there."""
@@ -70,6 +101,8 @@ def data_list(data: Data = DATA) -> None:
     for each in found:
         origin = "made here" if each.generated else "official files"
         note = origin if each.complete else "[red]not complete[/]"
+        for task, ready in each.prepared.items():
+            note += f"\nprepared for {task}" if ready else f"\n[red]prepared from other files for {task}[/]"
         table.add_row(each.name, f"{each.episodes:,}", f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", note)
     terminal().print(
         table if found else f"no data in {data}; make some with `mac-bench data generate NAME`", highlight=False

@@ -82,6 +82,17 @@ class EvalConfig(Settings):
     """environments that are stepped together; part of the protocol, as noise is drawn for all at once"""
 
 
+class Residency(Settings):
+    """Drawing from some blocks of the data at a time, for data that memory cannot hold; see resident.py."""
+
+    blocks: int = pydantic.Field(gt=0)
+    """blocks that batches are drawn from at a time: so many times their size must fit memory"""
+    rows: int = pydantic.Field(default=1_000_000, gt=0)
+    """rows of a block, but for what is needed to make it of whole episodes"""
+    every: int = pydantic.Field(default=500, gt=0)
+    """updates after which the oldest of these blocks is replaced by the next"""
+
+
 class RunConfig(Settings):
     """Everything that can change a result, and nothing else: where and how fast a run ran must not change its id."""
 
@@ -99,6 +110,13 @@ class RunConfig(Settings):
     settings: dict[str, Any]
     """the agent's settings, resolved: the defaults are written out"""
     evaluation: EvalConfig
+    resident: Residency | None = None
+    """batches from some blocks of the data at a time; None: from all of it at every step"""
+
+    @pydantic.model_serializer(mode="wrap")
+    def _plain(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not used leaves no trace, so that ids are what they were before there was a choice."""
+        return {name: value for name, value in dump(self).items() if (name, value) != ("resident", None)}
 
     @property
     def id(self) -> str:

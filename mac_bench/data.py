@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from mac_bench.config import GoalMix
+from mac_bench.config import GoalMix, Residency
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
+from mac_bench.resident import Blocks, Reader, read_ahead
 from mac_bench.types import Batch, Goals, Sampling
 
 BATCHES = 1
@@ -48,6 +49,8 @@ class Dataset:
     """[N, G] float32, the row's state as a goal; only in goal-conditioned tasks"""
     validation: "Dataset | None" = None
     """episodes that are never trained on"""
+    resident: Residency | None = None
+    """`sample` draws from some blocks at a time; None: from all rows at every step"""
 
     def __post_init__(self):
         rows = len(self.observations)
@@ -63,31 +66,57 @@ class Dataset:
         """[E] first row of each episode."""
         return np.concatenate([[0], self.ends[:-1] + 1])
 
-    def draw(self, rng: np.random.Generator, size: int, horizon: int) -> np.ndarray:
-        """[size] rows t, uniform over all rows whose piece t ... t+horizon lies inside one episode."""
-        counts = np.maximum(self.ends - self._first + 1 - horizon, 0)  # [E] pieces in each episode
-        below = np.cumsum(counts)
-        if below[-1] == 0:
-            longest = int((self.ends - self._first).max())
+    @cached_property
+    def _below(self) -> dict[int, np.ndarray]:
+        """Horizon -> [E+1] number of pieces in the episodes before each, and in all."""
+        return {}
+
+    def _pieces_below(self, horizon: int) -> np.ndarray:
+        if horizon not in self._below:
+            counts = np.maximum(self.ends - self._first + 1 - horizon, 0)  # [E] pieces in each episode
+            self._below[horizon] = np.concatenate([[0], np.cumsum(counts)])
+        return self._below[horizon]
+
+    def draw(self, rng: np.random.Generator, size: int, horizon: int, among: np.ndarray | None = None) -> np.ndarray:
+        """[size] rows t, uniform over all rows whose piece t ... t+horizon lies inside one episode.
+
+        `among` [K, 2] restricts them to spans of episodes: the first of each, and the one after its last.
+        """
+        below = self._pieces_below(horizon)
+        spans = np.array([[0, len(self.ends)]]) if among is None else among
+        pieces = below[spans]  # [K, 2] numbers of pieces
+        if (pieces[:, 0] == pieces[:, 1]).all():
+            longest = max(int((self.ends[a:b] - self._first[a:b]).max()) for a, b in spans)
             raise UserError(f"data: no episode has {horizon} transitions; the longest has {longest}")
-        number = rng.integers(below[-1], size=size)
-        episode = np.searchsorted(below, number, side="right")
-        return self._first[episode] + number - (below[episode] - counts[episode])
+        number = _uniform(rng, size, pieces)
+        episode = np.searchsorted(below, number, side="right") - 1
+        return self._first[episode] + number - below[episode]
 
     def last(self, index: np.ndarray) -> np.ndarray:
         """[B] the last row of the episode that each of the rows `index` [B] lies in."""
         return self.ends[np.searchsorted(self.ends, index)]
 
     def draw_goals(
-        self, rng: np.random.Generator, index: np.ndarray, last: np.ndarray, mix: GoalMix, discount: float
+        self,
+        rng: np.random.Generator,
+        index: np.ndarray,
+        last: np.ndarray,
+        mix: GoalMix,
+        discount: float,
+        among: np.ndarray | None = None,
     ) -> np.ndarray:
-        """[B] rows of goals for the states in rows `index` [B], whose episodes end in the rows `last` [B]."""
+        """[B] rows of goals for the states in rows `index` [B], whose episodes end in the rows `last` [B].
+
+        Random goals are any rows, or those of the spans `among` [K, 2]: the first row of each, and the one after its
+        last.
+        """
         following = np.minimum(index + 1, last)
         if mix.geometric:
             future = np.minimum(index + rng.geometric(1.0 - discount, size=len(index)), last)
         else:
             future = rng.integers(following, last + 1)
-        anywhere = rng.integers(len(self.observations), size=len(index))
+        spans = np.array([[0, len(self.observations)]]) if among is None else among
+        anywhere = _uniform(rng, len(index), spans)
         choice = rng.random(len(index))
         return np.where(choice < mix.current, index, np.where(choice < mix.current + mix.future, future, anywhere))
 
@@ -111,14 +140,15 @@ class Dataset:
     def sample(self, sampling: Sampling, seed: int, step: int, purpose: int = BATCHES) -> Batch:
         """The batch of one step: a function of (data, sampling, seed, step, purpose) alone: nothing needs saving."""
         rng = np.random.default_rng([seed, purpose, step])
-        index = self.draw(rng, sampling.batch_size, sampling.horizon)
+        episodes, rows = self._reader.spans(seed, step)
+        index = self.draw(rng, sampling.batch_size, sampling.horizon, episodes)
         goals = None
         if sampling.goals is not None:
             if self.goals is None:
                 raise UserError("data: this task has rewards and no goals, but the agent asks for goals")
             mixes, last = sampling.goals, self.last(index)
-            value = self.draw_goals(rng, index, last, mixes.value, mixes.discount)
-            actor = self.draw_goals(rng, index, last, mixes.actor, mixes.discount)
+            value = self.draw_goals(rng, index, last, mixes.value, mixes.discount, rows)
+            actor = self.draw_goals(rng, index, last, mixes.actor, mixes.discount, rows)
             ahead, steps = (index <= value) & (value <= last), value - index
             goals = Goals(
                 value=self.goals[value],
@@ -127,6 +157,29 @@ class Dataset:
                 distance=np.where(ahead, steps, np.inf).astype(np.float32),
             )
         return self.pieces(index, sampling.horizon, goals, sampling.path)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        """What says which rows are drawn from and has them read; all rows are one block that is never replaced."""
+        columns = {id(column): column for name in COLUMNS if (column := getattr(self, name)) is not None}
+        blocks = Blocks(self.ends, self.resident or Residency(blocks=1, rows=len(self.observations)))
+        return Reader(blocks, lambda first, stop: read_ahead(columns.values(), first, stop))
+
+    @cached_property
+    def _statistics(self) -> dict[str, "Statistics"]:
+        return {}
+
+    def statistics(self, name: str) -> "Statistics":
+        """Of a column, made once; prepared data have them from the start."""
+        if name not in self._statistics:
+            self._statistics[name] = statistics(getattr(self, name))
+        return self._statistics[name]
+
+    def knows(self, digest: str, found: Mapping[str, "Statistics"]) -> "Dataset":
+        """Itself, with what would else be read from all over its columns."""
+        vars(self)["digest"] = digest  # where cached_property keeps it; `replace` makes a Dataset that knows nothing
+        self._statistics.update(found)
+        return self
 
     @cached_property
     def digest(self) -> str:
@@ -158,6 +211,14 @@ class Dataset:
             raise UserError(f"{folder}: no complete set of columns there ({error})") from None
 
 
+def _uniform(rng: np.random.Generator, size: int, spans: np.ndarray) -> np.ndarray:
+    """[size] whole numbers, uniform over all in the spans [K, 2]: the first of each, and the one after its last."""
+    below = np.cumsum(spans[:, 1] - spans[:, 0])
+    number = rng.integers(below[-1], size=size)
+    span = np.searchsorted(below, number, side="right")
+    return spans[span, 1] - below[span] + number
+
+
 def _windows(column: np.ndarray, index: np.ndarray, width: int) -> np.ndarray:
     """[B, width, ...] rows index ... index+width-1: one copy for each piece, as its rows lie side by side."""
     views = sliding_window_view(column, (width, *column.shape[1:]))
@@ -185,17 +246,51 @@ class Scaling(NamedTuple):
 ScalingKind = Literal["minmax", "meanstd", "none"]
 SCALE_FLOOR = 1e-3
 """keeps constant columns finite; the reference's value"""
+STATISTICS_ROWS = 65_536
+
+
+class Statistics(NamedTuple):
+    """What scalings are made of."""
+
+    low: np.ndarray
+    """[D] float32"""
+    high: np.ndarray
+    """[D] float32"""
+    mean: np.ndarray
+    """[D] float64"""
+    deviation: np.ndarray
+    """[D] float64"""
+
+
+def statistics(column: np.ndarray) -> Statistics:
+    """Of a column [N, D], by blocks of rows, so that a mapped column needs no memory and has the same bits."""
+    low, high = column[0], column[0]
+    count, mean, squares = 0, np.zeros(column.shape[1]), np.zeros(column.shape[1])
+    for first in range(0, len(column), STATISTICS_ROWS):
+        block = np.asarray(column[first : first + STATISTICS_ROWS])
+        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        block = block.astype(np.float64)
+        own = block.mean(axis=0)
+        ahead, count = own - mean, count + len(block)
+        # Chan et al. 1983, eq. 2.1: sums of squares about the mean of two parts, joined
+        squares += np.square(block - own).sum(axis=0) + np.square(ahead) * len(block) * (count - len(block)) / count
+        mean = mean + ahead * len(block) / count
+    return Statistics(np.asarray(low), np.asarray(high), mean, np.sqrt(squares / count))
 
 
 def fit_scaling(kind: ScalingKind, column: np.ndarray) -> Scaling:
     """Scaling of a column [N, D] to about [-1, 1] (minmax) or to mean 0 and deviation 1 (meanstd)."""
+    return scaling_of(kind, statistics(column))
+
+
+def scaling_of(kind: ScalingKind, found: Statistics) -> Scaling:
+    """The same, from the column's statistics."""
     if kind == "minmax":
-        low, high = column.min(axis=0), column.max(axis=0)
-        shift, scale = (low + high) / 2, (high - low) / 2 + SCALE_FLOOR
+        shift, scale = (found.low + found.high) / 2, (found.high - found.low) / 2 + SCALE_FLOOR
     elif kind == "meanstd":
-        shift, scale = column.mean(axis=0, dtype=np.float64), column.std(axis=0, dtype=np.float64) + SCALE_FLOOR
+        shift, scale = found.mean, found.deviation + SCALE_FLOOR
     else:
-        shift, scale = np.zeros(column.shape[1]), np.ones(column.shape[1])
+        shift, scale = np.zeros(len(found.mean)), np.ones(len(found.mean))
     return Scaling(np.asarray(shift, np.float32), np.asarray(scale, np.float32))
 
 
@@ -211,8 +306,8 @@ def fit(kind: ScalingKind, split: Literal["train", "validation"], data: Dataset)
     source = data if split == "train" else data.validation
     if source is None:
         raise UserError("scaling_split: these data have no validation split; use 'train'")
-    goal = fit_scaling(kind, source.goals) if source.goals is not None else None
-    return Scalings(fit_scaling(kind, source.observations), goal)
+    goal = scaling_of(kind, source.statistics("goals")) if source.goals is not None else None
+    return Scalings(scaling_of(kind, source.statistics("observations")), goal)
 
 
 T = TypeVar("T")

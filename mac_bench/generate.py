@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import d4rl, tasks
+from mac_bench import d4rl, prepared, tasks
 from mac_bench.collectors import Columns, collector, length_of, noise_of
 from mac_bench.errors import UserError
 from mac_bench.files import write_arrays, write_text
@@ -222,6 +222,8 @@ class Found(NamedTuple):
     """made here, as its manifest says, not official"""
     complete: bool
     """all files are there; `verify` also looks into them"""
+    prepared: dict[str, bool]
+    """task that it has been prepared for -> whether from the files as they are now"""
 
 
 def listing(root: Path) -> list[Found]:
@@ -255,7 +257,16 @@ def _found(root: Path, name: str) -> Found:
                 rows, episodes = rows + terminals.size, episodes + int(terminals.astype(bool).sum())
         except UserError:
             complete = False
-    return Found(name, len(paths), rows, episodes, sum(p.stat().st_size for p in paths), bool(manifest), complete)
+    size = sum(path.stat().st_size for path in paths)
+    ready = _prepared(root, name) if complete else {}
+    return Found(name, len(paths), rows, episodes, size, bool(manifest), complete, ready)
+
+
+def _prepared(root: Path, name: str) -> dict[str, bool]:
+    try:
+        return prepared.tasks_of(name, root, tasks.files(name, root))
+    except UserError:  # told by `verify`
+        return {}
 
 
 def _singles(name: str) -> tuple[str, ...]:
@@ -289,4 +300,12 @@ def verify(root: Path, name: str) -> list[str]:
             tasks.check_episodes(path, tasks.read_columns(path, ["observations", "actions", "terminals"], others=True))
         except UserError as error:
             problems.append(str(error))
-    return problems
+    return problems + _prepared_problems(root, name, pairs)
+
+
+def _prepared_problems(root: Path, name: str, pairs: list[tuple[Path, Path]]) -> list[str]:
+    problems = [problem for home in prepared.homes(root) for problem in prepared.verify(home / name)]
+    if problems:
+        return problems
+    old = [task for task, ready in prepared.tasks_of(name, root, pairs).items() if not ready]
+    return [f"{name}: prepared for {task} from other files than these; prepare again, or remove that" for task in old]

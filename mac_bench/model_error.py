@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mac_bench.data import Dataset, fit_scaling
+from mac_bench.data import Dataset, scaling_of
 from mac_bench.errors import UserError
 from mac_bench.types import Agent
 
@@ -68,7 +68,7 @@ def held_out(data: Dataset, horizon: int = HORIZON, pieces: int = RECORDED, seed
     index = np.unique(validation.draw(np.random.default_rng([seed, PIECES]), pieces, horizon))
     batch = validation.pieces(index, horizon, path=True)
     assert batch.path is not None
-    return Pieces(batch.path, batch.actions, fit_scaling("minmax", data.observations).scale)
+    return Pieces(batch.path, batch.actions, scaling_of("minmax", data.statistics("observations")).scale)
 
 
 def forecasts(agent: Agent) -> bool:

@@ -11,9 +11,10 @@
       MAC: {agent: mac, settings: {chunk: 10}}
       bc:                               the label is the agent's name
 
-A task may be a mapping, `task: {dataset: name-in-the-data-folder, steps: 6000}`. An agent may have `steps`, which come
-before a task's and the suite's, a subset of `tasks`, and `per_task: {task: {setting: value}}`, which come before its
-`settings`. Both may have `tags: [words]`, by which results can be filtered; a run has those of its agent and its task.
+A task may be a mapping, `task: {dataset: name-in-the-data-folder, steps: 6000}`, and with data that memory cannot hold
+it may have `resident: {blocks: 8}` (resident.py). An agent may have `steps`, which come before a task's and the
+suite's, a subset of `tasks`, and `per_task: {task: {setting: value}}`, which come before its `settings`. Both may have
+`tags: [words]`, by which results can be filtered; a run has those of its agent and its task.
 """
 
 import json
@@ -26,7 +27,7 @@ import pydantic
 import yaml
 
 from mac_bench import registry, tasks
-from mac_bench.config import EvalConfig, RunConfig, Settings, parse
+from mac_bench.config import EvalConfig, Residency, RunConfig, Settings, parse
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
 
@@ -43,6 +44,8 @@ class TaskEntry(Settings):
     """name in the data folder; the task's official data where it is not given"""
     steps: Count | None = None
     tags: tuple[str, ...] = ()
+    resident: Residency | None = None
+    """for data that memory cannot hold: batches from some blocks of it at a time"""
 
 
 class AgentEntry(Settings):
@@ -304,4 +307,5 @@ def _run(suite: Suite, label: str, task: str, seed: int, version: int) -> RunCon
         steps=steps,
         settings=settings.model_dump(mode="json"),
         evaluation=suite.evaluation,
+        resident=given.resident,
     )

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import d4rl
+from mac_bench import d4rl, prepared
+from mac_bench.config import Residency
 from mac_bench.data import ACTION_LIMIT, Dataset
 from mac_bench.errors import UserError
 from mac_bench.files import UNREADABLE
@@ -282,21 +283,25 @@ class Env:
         self._env.close()
 
 
-def load(task: Task, dataset: str, root: Path) -> Dataset:
+def load(task: Task, dataset: str, root: Path, resident: Residency | None = None) -> Dataset:
     """The data in `root/dataset` (a folder of shards), `root/dataset.npz`, or a file of D4RL's, with validation.
 
+    Memory-mapped where they have been prepared from just these files (prepared.py); that changes no batch.
     Raises UserError with the file and what is wrong with it.
     """
     pairs = files(dataset, root)
     if task.name in d4rl.ENTRIES:
-        return d4rl.load(task.name, pairs[0][0])
+        return replace(d4rl.load(task.name, pairs[0][0]), resident=resident)
+    found = prepared.find(task.name, dataset, root, pairs)
+    if found is not None:
+        return prepared.open_columns(found, task.name, resident)
     env = Env(task)
     try:
-        validation = _join([_read(path, env) for _, path in pairs])
-        training = _join([_read(path, env) for path, _ in pairs])
+        validation = _join([read(path, env) for _, path in pairs])
+        training = _join([read(path, env) for path, _ in pairs])
     finally:
         env.close()
-    return replace(training, validation=validation)
+    return replace(training, validation=validation, resident=resident)
 
 
 def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
@@ -367,7 +372,7 @@ def check_episodes(path: Path, rows: dict[str, np.ndarray]) -> np.ndarray:
     return ends
 
 
-def _read(path: Path, env: Env) -> Dataset:
+def read(path: Path, env: Env) -> Dataset:
     """One file, checked and labelled."""
     widths = env.widths()
     rows = read_columns(path, list(widths))

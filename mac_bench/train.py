@@ -85,7 +85,7 @@ class _Attempt:
     def __init__(self, run: RunConfig, folder: RunFolder, journal: Journal, data: Path, options: Options, stop: "Stop"):
         self.run, self.folder, self.journal, self.options, self.stop = run, folder, journal, options, stop
         self.task = tasks.find(run.task)
-        self.data = tasks.load(self.task, run.dataset, data)
+        self.data = tasks.load(self.task, run.dataset, data, run.resident)
         folder.expect_data(self.data.digest)
         self.agent, self.first = restore(run, folder, self.data)
         self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     "nouns": ["errors", "config", "types", "files"],
-    "data": ["data", "d4rl", "generate", "collectors", "tasks", "toy", "video"],
+    "data": ["data", "resident", "prepared", "prepare", "d4rl", "generate", "collectors", "tasks", "toy", "video"],
     "tools": [
         "returns",
         "flow",

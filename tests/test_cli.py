@@ -227,6 +227,13 @@ def test_data_is_made_listed_and_checked(call, monkeypatch, tmp_path):
     assert said.code == 0 and said.out == f"made{os.sep}few\n"
     assert "few" in call("data", "list").out
     assert call("data", "verify") == (0, "✓ few\n", "")
+    prepare = ("data", "prepare", "few", "--task", TASK)
+    assert call(*prepare) == (0, f"made{os.sep}prepared{os.sep}few\n", "")
+    assert f"prepared for {TASK}" in call("data", "list").out and call("data", "verify").code == 0
+    staged = call(*prepare, "--stage", "node")
+    assert staged == (0, f"node{os.sep}few\n", "set MAC_BENCH_PREPARED=node to train from there\n")
+    said = call("data", "prepare", "fwe", "--task", TASK)
+    assert said.code == 2 and said.err.count("\n") == 1 and "no data 'fwe'" in said.err
     file = tmp_path / "made" / "few" / f"{DATA}.npz"
     file.write_bytes(file.read_bytes() + b"x")
     said = call("data", "verify", "few")

@@ -49,6 +49,13 @@ def test_every_possible_piece_is_drawn_equally_often():
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
 
 
+def test_one_data_set_is_drawn_from_with_several_horizons():
+    data = numbered()
+    for horizon in (1, 4, 1, 11, 4):
+        expected = numbered().sample(Sampling(50, horizon), 0, 1)
+        np.testing.assert_array_equal(data.sample(Sampling(50, horizon), 0, 1).index, expected.index)
+
+
 def test_no_episode_is_long_enough():
     with pytest.raises(UserError, match="no episode has 12 transitions; the longest has 11"):
         numbered().sample(Sampling(4, 12), 0, 0)

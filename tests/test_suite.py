@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mac_bench import suite
-from mac_bench.config import RunConfig
+from mac_bench.config import Residency, RunConfig
 from mac_bench.errors import UserError
 
 MEDIUM = "pointmaze-medium-navigate-singletask-v0"
@@ -72,6 +72,22 @@ def test_the_narrower_word_counts(tmp_path):
     }
 
 
+def test_a_task_may_be_drawn_from_in_blocks_by_all_its_agents(tmp_path):
+    plain = {(m.label, m.run.task, m.run.seed): m.run for m in expand(tmp_path)}
+    text = GOOD.replace(
+        "tasks: [pointmaze-medium-navigate-singletask-v0, pointmaze-large-navigate-singletask-v0]",
+        f"tasks: {{{MEDIUM}: {{resident: {{blocks: 4, every: 100}}}}, {LARGE}: }}",
+    )
+    for label, run, _ in expand(tmp_path, text):
+        before = plain[label, run.task, run.seed]
+        if run.task == LARGE:
+            assert run == before and run.id == before.id
+        else:
+            assert run.resident == Residency(blocks=4, rows=1_000_000, every=100) and run.id != before.id
+    with pytest.raises(UserError, match=r"resident\.blocks: Input should be greater than 0, not 0"):
+        expand(tmp_path, text.replace("blocks: 4", "blocks: 0"))
+
+
 BAD = {
     "steps: 1_000": {
         "steps: many": "small.yaml: steps: Input should be a valid integer, not 'many'",
@@ -105,7 +121,7 @@ BAD = {
         "a dash",
         f"tasks: {{{LARGE}: here}}": f"small.yaml: tasks.{LARGE}: must be a mapping, not 'here'",
         f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: "
-        "dataset, steps, tags",
+        "dataset, resident, steps, tags",
         f"tasks: [{MEDIUM}]": f"small.yaml: agents.BC.per_task: {LARGE} is not among its tasks; there are: {MEDIUM}",
         "": "small.yaml: 'tasks' is missing",
     },
