@@ -33,6 +33,15 @@ def link(run: str) -> None:
     st.page_link(page, label=f"open run {run}", icon=":material/directions_run:", query_params={"run": run})
 
 
+def pick(frame: Any, key: str, **columns: Any) -> Any:
+    """A table of which the user may choose a row; that row of the frame, or None. `columns`: how they look."""
+    picked = st.dataframe(
+        frame, hide_index=True, key=key, on_select="rerun", selection_mode="single-row", column_config=columns
+    )
+    rows = picked["selection"]["rows"]
+    return frame.iloc[rows[0]] if rows else None
+
+
 class Selection(NamedTuple):
     """What a page shows."""
 

@@ -6,11 +6,8 @@ A data set is a folder of shards, each one training file and one validation file
 
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ from mac_bench.collectors import Columns, collector, length_of, noise_of
 from mac_bench.errors import UserError
 from mac_bench.files import write_arrays, write_text
 from mac_bench.tasks import MANIFEST, UNFINISHED, read_manifest
+from mac_bench.workers import spread
 
 VERSION = 1
 """bumped whenever the same parameters give other data"""
@@ -161,20 +159,10 @@ def _make_all(todo: list[Shard], workers: int, progress: Progress):
             yield _make(shard, lambda count, before=done: progress(before + count, total))
             done += shard.episodes + _validation(shard)
         return
-    context = multiprocessing.get_context("spawn")  # forking a process in which JAX runs can deadlock
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
-        futures = {pool.submit(_make, shard): shard for shard in todo}
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-                done += futures[future].episodes + _validation(futures[future])
-                progress(done, total)
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker died, maybe for lack of memory; repeat the call to continue, with fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for shard, made in spread(_make, todo, workers):
+        yield made
+        done += shard.episodes + _validation(shard)
+        progress(done, total)
 
 
 def _validation(shard: Shard) -> int:

@@ -7,12 +7,9 @@ written down, so that a call that was killed is continued by the same call and g
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +19,7 @@ from mac_bench import prepared, tasks
 from mac_bench.data import Dataset, statistics
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
+from mac_bench.workers import spread
 
 PROGRESS = "progress.json"
 """in a folder `.partial`: what has been done of it"""
@@ -99,7 +97,7 @@ def _make(
     _lay_out(aside, task, jobs, plan, bool(done))
     todo = [job for job in jobs if job.shard.name not in done]
     progress(len(done), len(jobs))
-    for job, record in _convert_all(todo, workers):
+    for job, record in spread(_convert, todo, workers):
         done[job.shard.name] = record
         write_text(aside / PROGRESS, json.dumps({"plan": plan, "done": done}))
         progress(len(done), len(jobs))
@@ -207,25 +205,6 @@ def _put(job: Job, name: str, column: np.ndarray) -> str:
             left = left[file.write(left) :]
         os.fsync(file.fileno())
     return hashlib.sha256(column.data).hexdigest()
-
-
-def _convert_all(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """(job, what `_convert` returns), as they get done."""
-    if workers <= 1 or len(jobs) <= 1:
-        yield from ((job, _convert(job)) for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # forking a process in which JAX runs can deadlock
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(_convert, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures.pop(future), future.result()
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker died, maybe for lack of memory; repeat the call to continue, with fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _summary(aside: Path, final: Path, columns: tuple[str, ...]) -> dict[str, Any]:

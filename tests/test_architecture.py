@@ -11,7 +11,19 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     "nouns": ["errors", "config", "types", "files"],
-    "data": ["data", "resident", "prepared", "prepare", "d4rl", "generate", "collectors", "tasks", "toy", "video"],
+    "data": [
+        "data",
+        "workers",
+        "resident",
+        "prepared",
+        "prepare",
+        "d4rl",
+        "generate",
+        "collectors",
+        "tasks",
+        "toy",
+        "video",
+    ],
     "tools": [
         "returns",
         "flow",

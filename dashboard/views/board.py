@@ -39,16 +39,9 @@ def board(selection: filters.Selection) -> None:
 
 def reasons(ended: pd.DataFrame) -> None:
     """A row for each, and the chosen one's log."""
-    picked = st.dataframe(
-        ended[["label", "task", "seed", "state", "reason", "step", "host", "run"]],
-        hide_index=True,
-        key="ended",
-        on_select="rerun",
-        selection_mode="single-row",
-        column_config={"reason": st.column_config.TextColumn(width="medium")},
-    )
-    if rows := picked["selection"]["rows"]:
-        run = ended.iloc[rows[0]]
+    columns = ["label", "task", "seed", "state", "reason", "step", "host", "run"]
+    run = filters.pick(ended[columns], "ended", reason=st.column_config.TextColumn(width="medium"))
+    if run is not None:
         filters.link(run["run"])
         st.code(run["reason"] or "no reason on record", language=None, wrap_lines=True)
         st.code(log_tail(run["run"]) or "no log", language=None, height=300)

@@ -19,13 +19,11 @@ def show() -> None:
     filters.warn(runs)
     built = derive(report.build, runs)
     pinned = {name: st.column_config.TextColumn(pinned=True) for name in ("rank", "method")}
-    picked = st.dataframe(
-        grid(built), hide_index=True, column_config=pinned, key="method", on_select="rerun", selection_mode="single-row"
-    )
-    if rows := picked["selection"]["rows"]:
-        behind(runs[runs["label"] == built.methods[rows[0]].label].reset_index(drop=True))
-    else:
+    row = filters.pick(grid(built), "method", **pinned)
+    if row is None:
         st.caption("Click a row to see the runs behind it.")
+    else:
+        behind(runs[runs["label"] == row["method"]].reset_index(drop=True))
     exports(built, chosen.suite)
     with st.expander("How these numbers are made", expanded=True):
         for note in built.notes:
@@ -41,16 +39,10 @@ def grid(built: report.Report) -> pd.DataFrame:
 
 def behind(runs: pd.DataFrame) -> None:
     """The runs of a method, and a link to the chosen one."""
-    picked = st.dataframe(
-        runs[["label", "task", "seed", "state", "complete", "score", "run"]],
-        hide_index=True,
-        key="behind",
-        on_select="rerun",
-        selection_mode="single-row",
-        column_config={"score": st.column_config.NumberColumn(format="percent")},
-    )
-    if rows := picked["selection"]["rows"]:
-        filters.link(runs["run"].iloc[rows[0]])
+    columns = ["label", "task", "seed", "state", "complete", "score", "run"]
+    run = filters.pick(runs[columns], "behind", score=st.column_config.NumberColumn(format="percent"))
+    if run is not None:
+        filters.link(run["run"])
 
 
 def exports(built: report.Report, suite: str) -> None:

@@ -51,17 +51,12 @@ def attention() -> None:
     st.caption(f"{number} runs; the latest {len(found)} here. The board has all of them. Click a row to see the run.")
     ago = (time.time() - found["heartbeat"].astype(float)) / 3600
     table = found.assign(progress=found["step"] / found["steps"], seen=ago.round(1))
-    picked = st.dataframe(
+    run = filters.pick(
         table[["suite", "label", "task", "seed", "state", "progress", "seen", "reason", "host", "run"]],
-        hide_index=True,
-        key="attention",
-        on_select="rerun",
-        selection_mode="single-row",
-        column_config={
-            "progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "seen": st.column_config.NumberColumn("seen, hours ago"),
-            "reason": st.column_config.TextColumn(width="large"),
-        },
+        "attention",
+        progress=st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+        seen=st.column_config.NumberColumn("seen, hours ago"),
+        reason=st.column_config.TextColumn(width="large"),
     )
-    if rows := picked["selection"]["rows"]:
-        filters.link(found["run"].iloc[rows[0]])
+    if run is not None:
+        filters.link(run["run"])
