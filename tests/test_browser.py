@@ -232,7 +232,8 @@ def test_the_leaderboard_saves_the_numbers_of_the_database(campaign, opened, dat
     assert cell["mean"] == pytest.approx(100 * statistics.fmean(success for (success,) in runs), abs=1e-5)
     same = pd.read_parquet(io.BytesIO(files["Parquet"]))
     assert list(same["mean"]) == pytest.approx(list(table["mean"]), abs=1e-5, nan_ok=True)
-    assert SCRIPT in set(table["label"]) and rb"\<script\>alert(1)" in files["Markdown"] and b"tabular" in files["LaTeX"]
+    assert SCRIPT in set(table["label"]) and b"tabular" in files["LaTeX"]
+    assert rb"\<script\>alert(1)" in files["Markdown"]
 
 
 def test_markup_stays_text(campaign, opened, database):
