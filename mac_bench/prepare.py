@@ -117,6 +117,8 @@ def _labels(task: tasks.Task) -> tuple[str, ...]:
 
 def _continued(aside: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """What a call before this one has done of the same plan; whatever else lies there is removed."""
+    for half in aside.glob(".*.tmp"):  # of a writer that was killed: it would become part of the whole
+        half.unlink()
     try:
         content = json.loads((aside / PROGRESS).read_text())
         if content["plan"] == plan:

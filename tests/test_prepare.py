@@ -184,6 +184,19 @@ def test_a_killed_call_is_continued_with_the_same_result(root):
     assert isinstance(load(root, REWARDS).observations, np.memmap)
 
 
+def test_what_a_killed_writer_left_half_written_becomes_no_part_of_the_whole(root):
+    whole = contents(prepare(DATA, [REWARDS], root, out=root / "whole"))
+
+    def stop(done, total):
+        if done == 2:
+            (root / "prepared" / DATA / "rows.partial" / ".manifest.json.1.tmp").write_text("{")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(DATA, [REWARDS], root, progress=stop)
+    assert contents(prepare(DATA, [REWARDS], root)) == whole
+
+
 @pytest.mark.parametrize("after", [1, 2, 5, 7, 8, 9, 14])
 def test_interrupted_after_any_file_and_between_parts(root, after):
     """Each of the two parts reports seven times: what was done before, and each of six files."""
