@@ -4,6 +4,6 @@ import importlib
 
 from streamlit.web import cli
 
-for name in ("altair", "pandas", "scipy.special", "sqlalchemy", "mac_bench.export", "dashboard.filters"):
+for name in ("altair", "pandas", "scipy.special", "sqlalchemy", "mac_bench.export"):
     importlib.import_module(name)
 cli.main(prog_name="streamlit")

@@ -387,7 +387,7 @@ def _shape(frame: pd.DataFrame, labels: Labels, legend: bool = True) -> alt.Shap
 
 
 def _rows(names: Iterable[str], field: str = "label") -> alt.Y:
-    return alt.Y(f"{field}:N", sort=list(names), title=None, axis=alt.Axis(labelLimit=300))
+    return alt.Y(f"{field}:N", sort=list(names), title=None, axis=alt.Axis(labelLimit=300, labelFlush=False))
 
 
 def _success(field: str, scale: alt.Scale, unit: str = SUCCESS) -> alt.Y:
