@@ -11,37 +11,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mac_bench import __version__
-from mac_bench.cli_data import DATA, Data, data_app, terminal
+from mac_bench import __version__, cli_jobs
+from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, data_app, terminal
 from mac_bench.errors import UserError
 
 if TYPE_CHECKING:
     from mac_bench.config import RunConfig
     from mac_bench.suite import Member, Suite
 
-SuiteName = Annotated[Path, typer.Argument(metavar="SUITE", help="A .yaml file, or the name of one in suites/.")]
-Runs = Annotated[Path, typer.Option("--runs", envvar="MAC_BENCH_RUNS", help="Folder of runs.")]
 Database = Annotated[Path | None, typer.Option("--db", help="Database (default: RUNS/results.db).")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes per run for evaluation; 0: in the run's own.")]
-Videos = Annotated[int, typer.Option(min=0, help="Episodes of each task to film at the last evaluation.")]
-RUNS = Path("runs")
-RUNNING, RESULTS, WORKSHOP = "Run", "Compare", "Prepare"
+RUNNING, CLUSTER, RESULTS, WORKSHOP = "Run", "On a cluster", "Compare", "Prepare"
 """headings of `--help`"""
-
-
-def _known(names: list[str] | None) -> list[str]:
-    """Refuse a tracker that cannot be before anything is queued."""
-    if names:
-        from mac_bench import trackers
-
-        trackers.check(names)
-    return names or []
-
-
-Track = Annotated[
-    list[str] | None,
-    typer.Option("--track", callback=_known, help="Also show it in tensorboard or wandb; repeat for both."),
-]
 
 app = typer.Typer(
     name="mac-bench",
@@ -125,15 +105,12 @@ def run(
 ) -> None:
     """Train all runs of a suite that are not finished, and report. Ctrl-C saves; the same command continues."""
     from mac_bench import overview
-    from mac_bench.suite import missing_data, write_membership
+    from mac_bench.suite import require_data, write_membership
     from slurm.pool import run_pool
 
     console = terminal()
     loaded, members = _expand(suite)
-    missing = missing_data(members, data)
-    if missing:
-        first, *more = missing.values()
-        raise UserError(first + (f" (and {len(more)} more; see `mac-bench plan {suite}`)" if more else ""))
+    require_data(members, data, suite)
     write_membership(runs, loaded, members)
     outcome = run_pool(
         members, runs, data, jobs, eval_workers=eval_workers, videos=videos, track=track or (), console=console
@@ -160,6 +137,7 @@ def train(
     eval_workers: Workers = 0,
     videos: Videos = 0,
     track: Track = None,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Between checkpoints, beside evaluations.")] = 10.0,
     runs: Runs = RUNS,
     data: Data = DATA,
 ) -> None:
@@ -182,7 +160,7 @@ def train(
 
     show = not quiet and sys.stderr.isatty()
     began = time.monotonic()
-    options = Options(eval_workers=eval_workers, videos=videos, progress=show, trackers=tuple(track or ()))
+    options = Options(eval_workers, videos, checkpoint_minutes, show, tuple(track or ()))
     outcome = train(config, folder.path.parent, data, options)
     print(f"{folder.path}: {outcome.state} after {time.monotonic() - began:.0f} s")
     if outcome.signal is not None:
@@ -192,13 +170,18 @@ def train(
 @app.command(rich_help_panel=RUNNING)
 def status(
     suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="Only runs of this suite.")] = None,
+    labels: cli_jobs.Labels = None,
+    tasks: cli_jobs.Tasks = None,
+    seeds: cli_jobs.Seeds = None,
+    states: cli_jobs.States = None,
+    every: Annotated[bool, typer.Option("--all", help="Every run, however many there are.")] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Show how far runs are, and why the failed ones failed."""
+    """Show how far runs are, here and on the cluster, and why the failed ones failed."""
     from mac_bench import overview
 
-    name = Path(suite).stem if suite and suite.endswith(".yaml") else suite
-    overview.show(terminal(), overview.entries(runs, name), runs, live=True)
+    chosen = cli_jobs.Selection(labels, tasks, seeds, states)
+    overview.show(terminal(), cli_jobs.seen(runs, suite, chosen), runs, live=True, every=every)
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -336,6 +319,9 @@ def doctor(runs: Runs = RUNS, data: Data = DATA) -> None:
     from mac_bench.doctor import show
 
     show(terminal(), runs, data)
+
+
+cli_jobs.register(app, CLUSTER)
 
 
 def _expand(name: Path) -> "tuple[Suite, list[Member]]":

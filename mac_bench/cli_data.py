@@ -11,7 +11,26 @@ from rich.console import Console
 from mac_bench.errors import UserError
 
 Data = Annotated[Path, typer.Option("--data", envvar="MAC_BENCH_DATA", help="Folder of data sets.")]
-DATA = Path("data")
+Runs = Annotated[Path, typer.Option("--runs", envvar="MAC_BENCH_RUNS", help="Folder of runs.")]
+SuiteName = Annotated[Path, typer.Argument(metavar="SUITE", help="A .yaml file, or the name of one in suites/.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes per run for evaluation; 0: in the run's own.")]
+Videos = Annotated[int, typer.Option(min=0, help="Episodes of each task to film at the last evaluation.")]
+DATA, RUNS = Path("data"), Path("runs")
+
+
+def _known(names: list[str] | None) -> list[str]:
+    """Refuse a tracker that cannot be before anything is queued."""
+    if names:
+        from mac_bench import trackers
+
+        trackers.check(names)
+    return names or []
+
+
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", callback=_known, help="Also show it in tensorboard or wandb; repeat for both."),
+]
 
 data_app = typer.Typer(name="data", help="Make, list and check data sets.", no_args_is_help=True)
 

@@ -93,6 +93,28 @@ class Residency(Settings):
     """updates after which the oldest of these blocks is replaced by the next"""
 
 
+class Resources(Settings):
+    """What a run asks of a cluster, where that is not what its profile says. It changes no result and no id."""
+
+    gpus: int | None = pydantic.Field(default=None, ge=0)
+    """per job"""
+    gpu_type: str | None = None
+    cpus: int | None = pydantic.Field(default=None, gt=0)
+    """per job"""
+    memory_gb: float | None = pydantic.Field(default=None, gt=0)
+    """per job"""
+    time_minutes: int | None = pydantic.Field(default=None, gt=0)
+    runs_per_job: int | None = pydantic.Field(default=None, gt=0)
+
+    def asks(self) -> bool:
+        """Whether it says anything at all."""
+        return any(value is not None for value in self.model_dump().values())
+
+    def with_(self, more: "Resources") -> "Resources":
+        """These, and `more`, which comes first."""
+        return self.model_copy(update=more.model_dump(exclude_none=True))
+
+
 class RunConfig(Settings):
     """Everything that can change a result, and nothing else: where and how fast a run ran must not change its id."""
 

@@ -14,10 +14,28 @@ from rich.table import Table
 
 from mac_bench.config import RunConfig
 from mac_bench.errors import UserError
-from mac_bench.record import RunFolder, Status
+from mac_bench.record import RunFolder, Status, standing
 
-STYLES = {"finished": "green", "running": "cyan", "failed": "red", "lost": "red", "stopped": "yellow", "waiting": "dim"}
+STYLES = {
+    "finished": "green",
+    "running": "cyan",
+    "starting": "cyan",
+    "ending": "cyan",
+    "failed": "red",
+    "lost": "red",
+    "unknown": "red",
+    "stopped": "yellow",
+    "held": "yellow",
+    "cancelled": "yellow",
+    "queued": "blue",
+    "waiting": "dim",
+}
 """states in the order in which they are counted, and their colours"""
+WORRYING = ("failed", "lost", "unknown")
+MANY = 200
+"""more runs than anybody reads one by one"""
+EXAMPLES = 10
+"""of runs that died for the same reason"""
 
 TAIL_BYTES = 65_536
 
@@ -31,16 +49,14 @@ class Entry(NamedTuple):
     seed: int
     steps: int
     status: Status | None
-
-    @property
-    def state(self) -> str:
-        """A run that has said nothing yet is waiting."""
-        return self.status.state if self.status else "waiting"
+    state: str
+    """by its folder; or by all that is known, where somebody has asked (slurm/tend.py)"""
+    reason: str
 
 
 def entry(root: Path, label: str, run: RunConfig) -> Entry:
     """A run of a suite that has just been expanded."""
-    return Entry(run.id, label, run.task, run.seed, run.steps, status_of(RunFolder(root / run.id)))
+    return _entry(root, run.id, label, {"task": run.task, "seed": run.seed, "steps": run.steps})
 
 
 def entries(root: Path, suite: str | None = None) -> list[Entry]:
@@ -101,20 +117,48 @@ def stored_run(root: Path, run: str) -> tuple[RunFolder, RunConfig]:
     return folder, config
 
 
-def show(console: Console, lines: Iterable[Entry], root: Path, live: bool) -> None:
-    """A table for each task: what is planned, or with `live` how far it is; then a count of states and what failed."""
+def show(console: Console, lines: Iterable[Entry], root: Path, live: bool, every: bool = True) -> None:
+    """A table for each task: what is planned, or with `live` how far it is; then a count of states and what failed.
+
+    Of many runs only counts are shown, unless it is to be `every` one.
+    """
     lines = list(lines)
     labels = list(dict.fromkeys(line.label for line in lines))
     lines.sort(key=lambda line: labels.index(line.label))
-    for task in dict.fromkeys(line.task for line in lines):
-        console.print(f"[bold]{task}[/]")
-        console.print(_table(root, [line for line in lines if line.task == task], live))
+    if len(lines) > MANY and not every:
+        console.print(_summary(lines))
         console.print()
-    for line in lines:
-        if line.status and line.state in ("failed", "lost"):
-            text = f"[red]{line.run}[/] {line.state} at update {line.status.step:,}: {escape(line.status.reason or '')}"
-            console.print(text, soft_wrap=True)
+    else:
+        for task in dict.fromkeys(line.task for line in lines):
+            console.print(f"[bold]{task}[/]")
+            console.print(_table(root, [line for line in lines if line.task == task], live))
+            console.print()
+    _explain(console, [line for line in lines if line.state in WORRYING])
     console.print(counts(lines))
+
+
+def _summary(lines: list[Entry]) -> Table:
+    """How many runs of each label are in which state."""
+    states = [state for state in STYLES if any(line.state == state for line in lines)]
+    table = plain_table("label", *(f"{state}:" for state in states))
+    for label in dict.fromkeys(line.label for line in lines):
+        number = Counter(line.state for line in lines if line.label == label)
+        cells = [f"[{STYLES[state]}]{number[state]:,}[/]" if number[state] else "" for state in states]
+        table.add_row(escape(label), *cells)
+    return table
+
+
+def _explain(console: Console, lines: list[Entry]) -> None:
+    """Why they are as they are: each reason once, with the first runs that have it."""
+    reasons: dict[tuple[str, str], list[Entry]] = {}
+    for line in lines:
+        reasons.setdefault((line.state, line.reason), []).append(line)
+    for (state, reason), alike in reasons.items():
+        where = ", ".join(
+            f"{line.run} at update {line.status.step if line.status else 0:,}" for line in alike[:EXAMPLES]
+        )
+        more = f" and {len(alike) - EXAMPLES:,} more" if len(alike) > EXAMPLES else ""
+        console.print(f"[red]{state}[/] {where}{more}: {escape(reason)}", soft_wrap=True)
 
 
 def counts(lines: Iterable[Entry]) -> str:
@@ -214,5 +258,6 @@ def _progress(root: Path, line: Entry) -> list[str]:
 
 
 def _entry(root: Path, run: str, label: str, config: dict[str, Any]) -> Entry:
-    status = status_of(RunFolder(root / run))
-    return Entry(run, label, config["task"], config["seed"], config["steps"], status)
+    folder = RunFolder(root / run)
+    status = status_of(folder)
+    return Entry(run, label, config["task"], config["seed"], config["steps"], status, *standing(status, folder.order()))

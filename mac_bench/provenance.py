@@ -1,6 +1,7 @@
 """What a result was made with: recorded with every attempt, so that no two worlds are compared unawares."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import resource
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 from mac_bench import __version__, tasks
+
+MANIFEST = "snapshot.json"
+"""beside the package where that is a copy (slurm/snapshot.py): what it was copied from"""
 
 
 def describe() -> dict[str, str]:
@@ -26,8 +30,8 @@ def describe() -> dict[str, str]:
         found |= {"torch": torch.__version__}
         if jax is None:
             found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    commit = _commit()
-    return found | ({"git": commit} if commit else {})
+    git = commit()
+    return found | ({"git": git} if git else {})
 
 
 def peak_memory() -> dict[str, float]:
@@ -56,9 +60,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _commit() -> str | None:
-    """Commit of the source tree, marked where it has changes; None where this is no checkout."""
+def commit() -> str | None:
+    """Commit of the source tree, marked where it has changes, or of the one it was copied from; None where neither is
+    known."""
     source = Path(__file__).parent
+    if (source.parent / MANIFEST).exists():
+        return json.loads((source.parent / MANIFEST).read_text())["git"]
     if not (source.parent / ".git").exists():  # installed, perhaps inside somebody else's checkout
         return None
     try:

@@ -4,6 +4,8 @@ runs/<id>/config.json      written once: the RunConfig
 runs/<id>/events.jsonl     appended: attempts, metrics, evaluations, ends
 runs/<id>/status.json      replaced by rename: state, step, reason, heartbeat
 runs/<id>/checkpoint.npz   replaced by rename; the one before is checkpoint.previous.npz
+runs/<id>/order.json       replaced by rename: what the user wants of the run, beside that it be trained
+runs/<id>/attempts/<n>     made once, by whoever may train attempt n
 """
 
 import fcntl
@@ -27,8 +29,27 @@ from mac_bench.types import Metrics
 Event = Mapping[str, Any]
 """a line of events.jsonl"""
 
-State = Literal["waiting", "running", "lost", "stopped", "failed", "finished"]
-"""`waiting` has not begun; `lost` says that it runs but shows no sign of life; `stopped` and `lost` can be continued"""
+State = Literal["waiting", "running", "lost", "stopped", "held", "cancelled", "failed", "finished"]
+"""`waiting` has not begun; `lost` says that it runs but shows no sign of life; `stopped` and `lost` can be continued;
+`held` and `cancelled` were ordered"""
+Cause = Literal[
+    "time limit",
+    "preempted",
+    "requeued",
+    "node failed",
+    "signalled",
+    "out of memory",
+    "out of GPU memory",
+    "killed",
+    "error",
+    "refused",
+    "ordered",
+]
+"""why an attempt ended before its run was finished; `refused` is what the user must put right, `error` a defect"""
+Wish = Literal["go", "hold", "cancel"]
+
+JOB = "MAC_BENCH_JOB"
+"""variable that names the cluster's job in which a run is trained"""
 
 HEARTBEAT_S = 10
 SILENCE_S = 300
@@ -47,11 +68,39 @@ class Status(pydantic.BaseModel):
     steps: int
     attempt: int
     reason: str | None = None
+    cause: Cause | None = None
     heartbeat: float
     """Unix time of the last sign of life, in seconds"""
     host: str
     pid: int
+    job: str | None = None
+    """the cluster's job in which it is trained"""
     updates_per_s: float | None = None
+
+
+class Order(pydantic.BaseModel):
+    """What order.json holds."""
+
+    wish: Wish
+    """`go` also says that what happened before it is forgiven"""
+    time: float
+    reason: str
+
+    @property
+    def state(self) -> State:
+        """What a run becomes that obeys."""
+        return {"go": "waiting", "hold": "held", "cancel": "cancelled"}[self.wish]
+
+
+def standing(status: Status | None, order: Order | None) -> tuple[State, str]:
+    """State and reason of a run by its own folder: what it said last, and what was ordered since."""
+    state, reason = (status.state, status.reason or "") if status else ("waiting", "")
+    if order and order.wish != "go" and state in ("waiting", "stopped", "failed", "held", "cancelled"):
+        return order.state, order.reason
+    ended = status is not None and state in ("failed", "held", "cancelled")
+    if order and status and ended and order.wish == "go" and order.time > status.heartbeat:
+        return ("stopped" if status.step else "waiting"), order.reason
+    return state, reason
 
 
 class RunFolder:
@@ -124,20 +173,103 @@ class RunFolder:
                 "put the old data back, or delete the run folder"
             )
 
+    def order(self) -> Order | None:
+        """The last order that was given; None also where it cannot be read, for an order is never worth a run."""
+        try:
+            return Order.model_validate_json((self.path / "order.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def give_order(self, wish: Wish, reason: str) -> None:
+        """Let the run be trained, held or cancelled, wherever it is: whoever trains it looks every few seconds."""
+        order = Order(wish=wish, time=time.time(), reason=reason)
+        write_text(self.path / "order.json", order.model_dump_json() + "\n")
+
     @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the run for this process. The lock dies with its owner, so a killed run can be continued at once."""
+    def claim(self) -> Iterator[int]:
+        """Hold the run for this process; yields the number of the attempt that begins.
+
+        The lock dies with its owner, so a killed run can be continued at once. Where a file system keeps locks to one
+        machine, heartbeats tell of the others, and an attempt's number can be taken only once. Raises UserError where
+        the run is another's.
+        """
+        with self.lock():
+            status = self.status()
+            if status and status.state == "running" and not self._mine(status.host, status.job):
+                raise self._taken(status)
+            attempt = self._take(status.attempt + 1 if status else 1)
+            self._clear_up()
+            yield attempt
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """The part of a claim that one machine's processes respect. Raises UserError where another has it."""
         with open(self.path / "lock", "a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                status = self.status()
-                who = f" (process {status.pid} on {status.host})" if status else ""
-                raise UserError(f"{self.path}: another process{who} is training this run; leaving it alone") from None
+                raise self._taken(self.status()) from None
             except OSError as error:
                 raise UserError(f"{self.path}: this file system cannot lock files ({error.strerror})") from None
-            self._clear_up()
             yield
+
+    def conclude(self, attempt: int, state: State, reason: str, cause: Cause) -> bool:
+        """The last words on an attempt by somebody who saw it end, in the place of what it said itself.
+
+        Nothing is written, and False returned, where there is a later attempt, or the run is finished or in hands.
+        """
+        try:
+            with self.lock():
+                status = self.status()
+                if status is None or status.attempt != attempt or status.state == "finished":
+                    return False
+                self._clear_up()
+                words = {"state": state, "reason": reason, "cause": cause}
+                self.append("end", attempt=attempt, step=status.step, **words)
+                write_text(self.path / "status.json", status.model_copy(update=words).model_dump_json() + "\n")
+                return True
+        except UserError:
+            return False
+
+    def bury(self, steps: int, state: State, reason: str, cause: Cause, job: str | None = None) -> bool:
+        """Write down an attempt that ended before it could say anything; False where the run is in other hands."""
+        try:
+            with self.claim() as attempt:
+                before = self.status()
+                if before and before.state == "finished":
+                    return False
+                Journal(self, steps, attempt, before, job=job).end(state, reason, cause)
+                return True
+        except UserError:
+            return False
+
+    def _taken(self, status: Status | None) -> UserError:
+        who = f" (process {status.pid} on {status.host})" if status else ""
+        return UserError(f"{self.path}: another process{who} is training this run; leaving it alone")
+
+    def _mine(self, host: str, job: str | None) -> bool:
+        """Whether this process holds what that one held: on one machine the lock says so, and a job runs only once."""
+        return host == socket.gethostname() or (job is not None and job == os.environ.get(JOB))
+
+    def _take(self, attempt: int) -> int:
+        """The first attempt from this one on that nobody has, or had and left without a word for long."""
+        tickets = self.path / "attempts"
+        tickets.mkdir(exist_ok=True)
+        while True:
+            try:
+                with open(tickets / str(attempt), "x") as ticket:
+                    ticket.write(json.dumps({"host": socket.gethostname(), "job": os.environ.get(JOB)}))
+                return attempt
+            except FileExistsError:
+                taken = tickets / str(attempt)
+                try:
+                    owner = json.loads(taken.read_text())
+                    mine = self._mine(owner["host"], owner["job"])
+                except (OSError, ValueError, KeyError, TypeError):  # just being written
+                    mine = False
+                if not mine and time.time() - taken.stat().st_mtime < SILENCE_S:
+                    raise self._taken(None) from None
+                attempt += 1
 
     def save_checkpoint(self, save: Callable[[Path], None]) -> None:
         """Write a checkpoint with `save(path)`, keeping the one before it."""
@@ -183,12 +315,14 @@ class Journal:
         self,
         folder: RunFolder,
         steps: int,
+        attempt: int,
         before: Status | None,
         hear: Callable[[Event], None] = lambda event: None,
+        job: str | None = None,
     ):
         """`hear` is called with each event once it is written; what it raises is raised."""
-        self.folder, self.steps, self.hear = folder, steps, hear
-        self.attempt = before.attempt + 1 if before else 1
+        self.folder, self.steps, self.attempt, self.hear = folder, steps, attempt, hear
+        self.job = job or os.environ.get(JOB)
         self.step = before.step if before else 0
         """the last update that is done"""
         self.rate: float | None = None
@@ -199,7 +333,8 @@ class Journal:
     def begin(self, step: int, environment: Mapping[str, str]) -> None:
         """Everything is loaded; training goes on from `step`."""
         self.step = step
-        self.write("attempt", step=step, host=socket.gethostname(), pid=os.getpid(), environment=dict(environment))
+        place = {"host": socket.gethostname(), "pid": os.getpid(), "job": self.job}
+        self.write("attempt", step=step, **place, environment=dict(environment))
         self.restart_clock()
 
     def write(self, kind: str, **fields: Any) -> None:
@@ -227,7 +362,7 @@ class Journal:
         if time.monotonic() - self._beaten > HEARTBEAT_S:
             self.status("running")
 
-    def status(self, state: State, reason: str | None = None) -> None:
+    def status(self, state: State, reason: str | None = None, cause: Cause | None = None) -> None:
         """Replace the run's status."""
         self._beaten = time.monotonic()
         status = Status(
@@ -236,23 +371,37 @@ class Journal:
             steps=self.steps,
             attempt=self.attempt,
             reason=reason,
+            cause=cause,
             heartbeat=time.time(),
             host=socket.gethostname(),
             pid=os.getpid(),
+            job=self.job,
             updates_per_s=self.rate,
         )
         write_text(self.folder.path / "status.json", status.model_dump_json() + "\n")
 
-    def end(self, state: State, reason: str | None = None) -> None:
+    def end(self, state: State, reason: str | None = None, cause: Cause | None = None) -> None:
         """The last words of an attempt."""
-        self.write("end", step=self.step, state=state, reason=reason)
-        self.status(state, reason)
+        self.write("end", step=self.step, state=state, reason=reason, cause=cause)
+        self.status(state, reason, cause)
 
     def fail(self, error: BaseException) -> None:
         """Write the error down as the reason. On a full disk even that may fail: then the error itself must do."""
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         with suppress(OSError):
-            self.end("stopped" if isinstance(error, KeyboardInterrupt) else "failed", reason)
+            if isinstance(error, KeyboardInterrupt):
+                self.end("stopped", "interrupted twice: ended without saving", "signalled")
+            elif isinstance(error, UserError):
+                self.end("failed", str(error), "refused")
+            else:
+                text = f"{type(error).__name__}: {error}"
+                self.end("failed", text, _memory(text) or "error")
+
+
+def _memory(text: str) -> Cause | None:
+    """What an error says of memory; the words are those of XLA, torch, Python and C++."""
+    if "RESOURCE_EXHAUSTED" in text or "CUDA out of memory" in text:
+        return "out of GPU memory"
+    return "out of memory" if "MemoryError" in text or "std::bad_alloc" in text else None
 
 
 def _alive(status: Status) -> bool:

@@ -14,7 +14,8 @@
 A task may be a mapping, `task: {dataset: name-in-the-data-folder, steps: 6000}`, and with data that memory cannot hold
 it may have `resident: {blocks: 8}` (resident.py). An agent may have `steps`, which come before a task's and the
 suite's, a subset of `tasks`, and `per_task: {task: {setting: value}}`, which come before its `settings`. Both may have
-`tags: [words]`, by which results can be filtered; a run has those of its agent and its task.
+`tags: [words]`, by which results can be filtered; a run has those of its agent and its task. Both may have `resources:
+{memory_gb: 64, runs_per_job: 1}`, which come before those of a cluster's profile (slurm/profile.py).
 """
 
 import json
@@ -27,7 +28,7 @@ import pydantic
 import yaml
 
 from mac_bench import registry, tasks
-from mac_bench.config import EvalConfig, Residency, RunConfig, Settings, parse
+from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
 
@@ -46,6 +47,8 @@ class TaskEntry(Settings):
     tags: tuple[str, ...] = ()
     resident: Residency | None = None
     """for data that memory cannot hold: batches from some blocks of it at a time"""
+    resources: Resources = Resources()
+    """what its runs ask of a cluster, where that is not what the profile says"""
 
 
 class AgentEntry(Settings):
@@ -60,6 +63,8 @@ class AgentEntry(Settings):
     tasks: tuple[str, ...] | None = None
     """all tasks of the suite where it is not given"""
     tags: tuple[str, ...] = ()
+    resources: Resources = Resources()
+    """they come before a task's"""
 
 
 class Suite(Settings):
@@ -88,12 +93,14 @@ class Member(NamedTuple):
     run: RunConfig
     tags: tuple[str, ...] = ()
     """what results can be filtered by, in no way part of the run"""
+    resources: Resources = Resources()
+    """what it asks of a cluster, beside what a profile says; where a run runs is no part of it either"""
 
 
 def load(path: Path) -> Suite:
     """The suite in a file, or of a name in the project's `suites/`. Raises UserError with the file and the field."""
     path = _locate(path)
-    content = _read(path)
+    content = read_yaml(path, Suite)
     for name, kind in (("tasks", TaskEntry), ("agents", AgentEntry)):
         content[name] = _entries(path, content, name)
         for key, entry in content[name].items():
@@ -118,7 +125,8 @@ def expand(suite: Suite) -> list[Member]:
                 if entry.tasks is not None and task not in entry.tasks:
                     continue
                 tags = tuple(dict.fromkeys(entry.tags + suite.tasks[task].tags))
-                member = Member(label, _run(suite, label, task, seed, modules[label].VERSION), tags)
+                run = _run(suite, label, task, seed, modules[label].VERSION)
+                member = Member(label, run, tags, suite.tasks[task].resources.with_(entry.resources))
                 other = found.setdefault(member.run.id, member)
                 if other is not member:
                     raise UserError(
@@ -133,7 +141,7 @@ def write_membership(root: Path, suite: Suite, members: list[Member]) -> Path:
     path = root / "suites" / f"{suite.name}.json"
     runs = [
         {"run": run.id, "label": label, "tags": list(tags), "config": run.model_dump(mode="json")}
-        for label, run, tags in members
+        for label, run, tags, _ in members
     ]
     content = {"name": suite.name, "about": suite.about, "average_last": suite.average_last, "members": runs}
     try:
@@ -176,6 +184,14 @@ def missing_data(members: list[Member], data: Path) -> dict[str, str]:
     return found
 
 
+def require_data(members: list[Member], data: Path, suite: Path) -> None:
+    """Raises UserError where data are missing, before anything is queued."""
+    missing = missing_data(members, data)
+    if missing:
+        first, *more = missing.values()
+        raise UserError(first + (f" (and {len(more)} more; see `mac-bench plan {suite}`)" if more else ""))
+
+
 def names() -> list[str]:
     """Suites that come with the project, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -209,7 +225,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
+    """The mapping in a file that describes one of this kind. Raises UserError with the file and the line."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except UserError as error:
@@ -221,7 +238,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path.name}: not a suite; it needs {', '.join(Suite.model_fields)}")
+        raise UserError(f"{path.name}: not a {kind.__name__.lower()}; it needs {', '.join(kind.model_fields)}")
     return content
 
 

@@ -18,9 +18,12 @@ from mac_bench.data import Dataset, prefetch
 from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
 from mac_bench.provenance import describe, peak_memory
-from mac_bench.record import Journal, RunFolder, State
+from mac_bench.record import Cause, Journal, Order, RunFolder, State
 from mac_bench.signals import listening
 from mac_bench.types import Agent
+
+ORDERS_S = 2.0
+"""how often a run looks whether it is to be held or cancelled"""
 
 
 class Options(NamedTuple):
@@ -42,7 +45,7 @@ class Outcome(NamedTuple):
     """How a call of `train` ended."""
 
     state: State
-    """finished or stopped"""
+    """finished or stopped; held or cancelled where that was ordered"""
     signal: int | None = None
     """the signal that stopped it"""
 
@@ -50,26 +53,31 @@ class Outcome(NamedTuple):
 def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) -> Outcome:  # noqa: B008
     """Train `run` in its folder under `root`, on data found under `data`.
 
-    SIGTERM and Ctrl-C save and return "stopped"; a second one interrupts at once. Raises UserError for what the user
-    can put right. Whatever is raised once the run is claimed is also written down as the reason of its failure.
+    SIGTERM and Ctrl-C save and return "stopped"; a second one interrupts at once. An order to hold or cancel the run is
+    obeyed within seconds, and before it begins. Raises UserError for what the user can put right. Whatever is raised
+    once the run is claimed is also written down as the reason of its failure.
     """
     trackers.check(options.trackers)
-    folder, stop = RunFolder.create(root, run), Stop()
+    folder = RunFolder.create(root, run)
+    stop = Stop(folder)
     with (
-        folder.claim(),
+        folder.claim() as attempt,
         listening(stop, (signal.SIGTERM, signal.SIGINT)),
         trackers.following(options.trackers, run, folder) as hear,
     ):
         before = folder.status()
         if before is not None and before.state == "finished":
             return Outcome("finished")
-        journal = Journal(folder, run.steps, before, hear)
+        order = stop.ordered()
+        if order is not None:
+            return Outcome(order.state)
+        journal = Journal(folder, run.steps, attempt, before, hear)
         try:
             journal.status("running")
             _Attempt(run, folder, journal, data, options, stop).go()
         except Stopped as stopped:
-            journal.end("stopped", str(stopped))
-            return Outcome("stopped", stop.asked)
+            journal.end(stopped.state, str(stopped), stopped.cause)
+            return Outcome(stopped.state, stop.asked)
         except BaseException as error:
             journal.fail(error)
             if isinstance(error, OSError):
@@ -116,7 +124,7 @@ class _Attempt:
         for step, batch in enumerate(batches, self.first + 1):
             metrics = self.agent.update(batch, step)
             journal.step = step
-            asked = self.stop.asked is not None  # read once: a signal that comes later is for the next update
+            asked = self.stop.wanted()  # read once: a signal that comes later is for the next update
             evaluating, logging = run.evaluates_after(step), step % log_every == 0
             saving = evaluating or asked or time.monotonic() - saved > 60 * self.options.checkpoint_minutes
             if saving or logging:
@@ -175,13 +183,22 @@ def _render(run: RunConfig, folder: RunFolder, step: int, filmed: dict) -> None:
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; everything worth keeping has been saved."""
+    """Somebody wants the run to stop; everything worth keeping has been saved."""
+
+    def __init__(self, reason: str, state: State, cause: Cause):
+        super().__init__(reason)
+        self.state: State = state
+        self.cause: Cause = cause
 
 
 class Stop:
-    """Remembers the first signal that asked to stop."""
+    """Remembers the first signal that asked to stop, and looks for orders every few seconds."""
 
-    asked: int | None = None
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self.asked: int | None = None
+        self.order: Order | None = None
+        self._looked = time.monotonic()
 
     def __call__(self, number: int, frame: object) -> None:
         """The signal handler: only sets a flag, so that a checkpoint is never cut in two."""
@@ -189,10 +206,25 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = number
 
+    def ordered(self) -> Order | None:
+        """The order to hold or cancel the run, if there is one."""
+        order = self.folder.order()
+        return order if order and order.wish != "go" else None
+
+    def wanted(self) -> bool:
+        """Whether the run is to stop."""
+        if time.monotonic() - self._looked > ORDERS_S:
+            self._looked = time.monotonic()
+            self.order = self.ordered()
+        return self.asked is not None or self.order is not None
+
     def check(self) -> None:
-        """Raises Stopped once a signal has come."""
-        if self.asked is not None:
-            raise Stopped(signal.Signals(self.asked).name)
+        """Raises Stopped where the run is to stop."""
+        if self.wanted():
+            if self.order is not None:
+                raise Stopped(self.order.reason, self.order.state, "ordered")
+            assert self.asked is not None
+            raise Stopped(signal.Signals(self.asked).name, "stopped", "signalled")
 
 
 @contextmanager

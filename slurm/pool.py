@@ -1,19 +1,15 @@
-"""The local queue: some runs at a time, each in a process of its own, with its own share of cores and GPUs.
+"""A queue: some runs at a time, each in a process of its own, with its own share of cores and GPUs.
 
-Nothing is kept here that is not in the run folders: an interrupted queue is continued by starting it again.
+On a laptop it works through a suite; in a cluster's job, through the runs of that job. Nothing is kept here that is not
+in the run folders: an interrupted queue is continued by starting it again.
 """
 
-import math
-import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,30 +20,21 @@ from rich.table import Table
 
 from mac_bench.errors import UserError
 from mac_bench.overview import age, duration, last_success, plain_table, plural, rate, status_of
-from mac_bench.record import RunFolder, State, Status
+from mac_bench.record import SILENCE_S, RunFolder
 from mac_bench.signals import listening
 from mac_bench.suite import Member
+from slurm.child import Child, Command, Result
+from slurm.places import Place, places
+from slurm.policy import judge
 
 POLL_S = 0.2
 REFRESH_S = 1.0
-SEPARATOR = "---"
-"""begins the line before each attempt in log.txt"""
 NEITHER = "\N{EN DASH}"
 """mark of what is neither a success nor a failure"""
-MEMORY_SHARE = 0.9
-"""of a GPU, for all runs on it together"""
-
-Command = Callable[[Path], list[str]]
-"""Run folder -> the arguments of the process that trains it"""
-
-
-class Result(NamedTuple):
-    """How one run came out of the queue."""
-
-    member: Member
-    state: State
-    """`running` where another process is training it, `waiting` where its turn never came"""
-    reason: str | None = None
+MARKS = {"finished": ("✓", "green"), "failed": ("✗", "red")}
+ORDERS_S = 2.0
+RETURN_S = 15.0
+"""time before a job looks again at a run that another process has"""
 
 
 class Outcome(NamedTuple):
@@ -57,15 +44,6 @@ class Outcome(NamedTuple):
     """in the order of the members"""
     signal: int | None = None
     """what stopped it before its end"""
-
-
-class Place(NamedTuple):
-    """Where one run at a time runs."""
-
-    cores: frozenset[int] | None
-    """None: all of them"""
-    environment: dict[str, str]
-    """variables beside those of this process"""
 
 
 def run_pool(
@@ -89,7 +67,7 @@ def run_pool(
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
     command = command or train_command(data, eval_workers, videos, track)
-    queue = _Queue(members, root, command, console or Console())
+    queue = Queue(members, root, command, console or Console())
     with listening(queue.stop, _wanted()), queue.display() as refresh:
         try:
             queue.go(places(jobs) if queue.waiting else [], refresh)
@@ -99,144 +77,53 @@ def run_pool(
     return Outcome([queue.results[member.run.id] for member in members], queue.signal)
 
 
-def train_command(data: Path, eval_workers: int, videos: int, track: Sequence[str] = ()) -> Command:
+def train_command(
+    data: Path, eval_workers: int, videos: int, track: Sequence[str] = (), checkpoint_minutes: float | None = None
+) -> Command:
     """The command line that trains one run folder."""
     options = ["--data", str(data), "--eval-workers", str(eval_workers), "--videos", str(videos), "--quiet"]
     for name in track:
         options += ["--track", name]
+    if checkpoint_minutes is not None:
+        options += ["--checkpoint-minutes", str(checkpoint_minutes)]
     return lambda folder: [sys.executable, "-m", "mac_bench", "train", "--run", str(folder), *options]
 
 
-def places(jobs: int) -> list[Place]:
-    """Equal shares of this machine for so many runs at a time."""
-    found = gpus()
-    on_one = math.ceil(jobs / max(1, len(found)))
-    # torch's threads wait for each other in turns: with more of them than cores an update takes many times as long
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    shares = []
-    for number in range(jobs):
-        environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": threads}
-        if found:
-            environment["CUDA_VISIBLE_DEVICES"] = found[number % len(found)]
-        if on_one > 1:  # JAX takes three quarters of a GPU's memory unless told otherwise; old and new name
-            for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
-                environment[name] = os.environ.get(name, f"{MEMORY_SHARE / on_one:.3f}")
-        shares.append(Place(_cores(number, jobs), environment))
-    return shares
-
-
-def _cores(number: int, jobs: int) -> frozenset[int] | None:
-    """Twice a fair share. XLA starts as many threads as it sees cores in every process: 16 for one core double the time
-    that an update costs, two cost nothing, and let a run use what its neighbour leaves idle while it evaluates."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    size = -(-2 * len(cores) // jobs)
-    if size >= len(cores):
-        return None
-    first = number * len(cores) // jobs
-    return frozenset(cores[(first + i) % len(cores)] for i in range(size))
-
-
-def gpus() -> list[str]:
-    """Names of this machine's NVIDIA GPUs as CUDA_VISIBLE_DEVICES has them, without loading a framework."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
-    if not shutil.which("nvidia-smi"):
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return found.stdout.split() if found.returncode == 0 else []
-
-
-class _Child:
-    """One run that is being trained."""
-
-    def __init__(self, member: Member, folder: RunFolder, place: Place, command: Command):
-        self.member, self.folder, self.place = member, folder, place
-        before = status_of(folder)
-        self.first = before.step if before else 0
-        self.attempt = before.attempt if before else 0
-        self.began = time.time()
-        with open(folder.path / "log.txt", "ab") as log:
-            log.write(f"{SEPARATOR} {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
-            log.flush()
-            self.process = subprocess.Popen(
-                command(folder.path),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | place.environment,
-                # Ctrl-C in the terminal must reach only the queue: the run gets one signal, not two
-                start_new_session=True,
-            )
-        if place.cores is not None:
-            with suppress(OSError):  # already gone, or forbidden: it just runs unpinned
-                os.sched_setaffinity(self.process.pid, place.cores)
-
-    def status(self) -> Status | None:
-        """What this attempt has said of itself so far."""
-        status = status_of(self.folder)
-        return status if status and status.attempt > self.attempt else None
-
-    def seconds_left(self, status: Status) -> float | None:
-        """As if the rest went like what this attempt has done, evaluations included."""
-        done = status.step - self.first
-        return (status.heartbeat - self.began) * (status.steps - status.step) / done if done > 0 else None
-
-    def result(self, stopping: bool) -> Result:
-        """How it ended; the process must have."""
-        status, code = self.status(), self.process.returncode
-        latest = status_of(self.folder)
-        if latest and latest.state == "finished":  # by this attempt, or by another queue's just before it
-            return Result(self.member, "finished")
-        if status and status.state in ("finished", "stopped", "failed"):
-            return Result(self.member, status.state, status.reason)
-        if status and status.state == "running" and status.pid != self.process.pid:
-            return Result(self.member, "running", f"process {status.pid} on {status.host} is training it")
-        if stopping and code == -signal.SIGTERM:
-            return Result(self.member, "stopped", "SIGTERM")
-        if code < 0:
-            name = signal.Signals(-code).name
-            more = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-            return Result(self.member, "failed", f"killed by {name}{more}")
-        return Result(self.member, "failed", self._last_line() or f"exit code {code}")
-
-    def _last_line(self) -> str:
-        last = (self.folder.path / "log.txt").read_text(errors="replace").strip().splitlines()[-1]
-        return "" if last.startswith(SEPARATOR) else last.removeprefix("mac-bench: ")
-
-
-class _Queue:
+class Queue:
     """Runs that wait, run and are done."""
 
-    def __init__(self, members: list[Member], root: Path, command: Command, console: Console):
+    def __init__(
+        self, members: Sequence[Member], root: Path, command: Command, console: Console, patient: bool = False
+    ):
+        """`patient`: a run that another process has is not left to it before that has been silent for long."""
         self.command, self.console = command, console
         self.folders = {member.run.id: RunFolder.create(root, member.run) for member in members}
         self.results: dict[str, Result] = {}
         self.waiting: deque[Member] = deque()
-        self.running: list[_Child] = []
+        self.later: list[tuple[float, Member]] = []
+        """runs to look at again, and when, in seconds of the monotonic clock"""
+        self.held: list[Member] = []
+        """runs that an order keeps, for as long as there are others"""
+        self.running: list[Child] = []
         self.signal: int | None = None
-        self.skipped = 0
+        self._looked = 0.0
+        self._patience = time.monotonic() + (SILENCE_S + 2 * RETURN_S if patient else 0)
         for member in members:
             status = status_of(self.folders[member.run.id])
             if status and status.state == "finished":
                 self.results[member.run.id] = Result(member, "finished")
-                self.skipped += 1
-            elif status and status.state == "running":
-                reason = f"process {status.pid} on {status.host} is training it"
-                self.results[member.run.id] = Result(member, "running", reason)
-                self._say(NEITHER, "yellow", member, f"left alone: {reason}")
+            elif status and status.state == "running" and not patient:
+                self._leave(Result(member, "running", f"process {status.pid} on {status.host} is training it"))
             else:
                 self.waiting.append(member)
 
-    def go(self, free: list[Place], refresh: Callable[[], None]) -> None:
+    def go(self, free: list[Place], refresh: Callable[[], None] = lambda: None) -> None:
         """Until everything is done, or stopped and saved."""
-        while self.running or (self.waiting and self.signal is None):
+        while self.running or (self.signal is None and (self.waiting or self.later)):
+            due = [member for when, member in self.later if when <= time.monotonic()]
+            self.later = [(when, member) for when, member in self.later if member not in due]
+            self.waiting.extend(due)
+            self._release()
             while free and self.waiting and self.signal is None:
                 place = free.pop(0)
                 if not self._start(self.waiting.popleft(), place):
@@ -247,8 +134,8 @@ class _Queue:
                 self._end(child)
             refresh()
             time.sleep(POLL_S)
-        for member in self.waiting:
-            self.results[member.run.id] = Result(member, "waiting")
+        for member in (*self.waiting, *(member for _, member in self.later)):
+            self.results.setdefault(member.run.id, Result(member, "waiting"))
 
     def stop(self, number: int, frame: object) -> None:
         """The signal handler. Runs that have not begun to listen yet end at once, and have nothing to save."""
@@ -261,8 +148,14 @@ class _Queue:
             child.process.terminate()
 
     def _start(self, member: Member, place: Place) -> bool:
+        folder = self.folders[member.run.id]
+        order = folder.order()
+        if order and order.wish != "go":
+            self._leave(Result(member, order.state, order.reason))
+            self.held.append(member)
+            return False
         try:
-            child = _Child(member, self.folders[member.run.id], place, self.command)
+            child = Child(member, folder, place, self.command)
         except OSError as error:  # its log cannot be written, say: no reason to stop the others
             self.results[member.run.id] = Result(member, "failed", str(error))
             self._say("✗", "red", member, f"cannot be started: {error}")
@@ -274,21 +167,57 @@ class _Queue:
         self._say("·", "dim", member, f"{again} ({member.run.id})")
         return True
 
-    def _end(self, child: _Child) -> None:
-        result = child.result(self.signal is not None)
-        self.results[child.member.run.id] = result
-        time_text = duration(time.time() - child.began)
+    def _end(self, child: Child) -> None:
+        result, member = child.result(), child.member
+        after = duration(time.time() - child.began)
+        if result.state == "running":
+            self._leave(result)
+            return
+        if result.state in ("failed", "stopped") and self.signal is None:
+            result = self._again(child, result, after)
+        self.results[member.run.id] = result
+        if result.state == "held":
+            self.held.append(member)
         if result.state == "finished":
             success = last_success(child.folder)
-            text = f"finished in {time_text}" + ("" if success is None else f", success {success:.0%}")
-            self._say("✓", "green", child.member, text)
-        elif result.state == "stopped":
-            self._say(NEITHER, "yellow", child.member, f"stopped after {time_text}")
-        elif result.state == "running":
-            self._say(NEITHER, "yellow", child.member, f"left alone: {result.reason}")
+            text = f"finished in {after}" + ("" if success is None else f", success {success:.0%}")
         else:
-            log = child.folder.path / "log.txt"
-            self._say("✗", "red", child.member, f"failed after {time_text}: {result.reason} ({log})")
+            text = f"{result.state} after {after}"
+        if result.state == "failed":
+            text += f": {result.reason} ({child.folder.path / 'log.txt'})"
+        if result.state != "waiting":
+            self._say(*MARKS.get(result.state, (NEITHER, "yellow")), member, text)
+
+    def _release(self) -> None:
+        """Let go on what was held, once the order is taken back."""
+        if self.held and time.monotonic() > self._looked + ORDERS_S:
+            self._looked = time.monotonic()
+            for member in list(self.held):
+                order = self.folders[member.run.id].order()
+                if order is None or order.wish == "go":
+                    self.held.remove(member)
+                    self.waiting.append(member)
+
+    def _again(self, child: Child, result: Result, after: str) -> Result:
+        """`waiting` where the run may be tried again here; else how it stays, with the whole reason."""
+        next_ = judge(child.folder)
+        member = child.member
+        if next_.go_on and (next_.memory, next_.sharing) == (1, 1):
+            self.waiting.append(member)
+            self._say(NEITHER, "yellow", member, f"{result.reason} after {after}; is tried again")
+            return Result(member, "waiting")
+        latest = status_of(child.folder)
+        if latest and not next_.go_on and next_.reason != result.reason:
+            child.folder.conclude(latest.attempt, "failed", next_.reason, latest.cause or "error")
+        return result._replace(state="failed", reason=result.reason if next_.go_on else next_.reason)
+
+    def _leave(self, result: Result) -> None:
+        """Another process has the run, or an order keeps it."""
+        if result.state == "running" and time.monotonic() < self._patience:
+            self.later.append((time.monotonic() + RETURN_S, result.member))
+            return
+        self.results[result.member.run.id] = result
+        self._say(NEITHER, "yellow", result.member, f"left alone: {result.reason}")
 
     def _say(self, mark: str, style: str, member: Member, text: str) -> None:
         run = member.run
@@ -333,7 +262,7 @@ class _Queue:
         return ", ".join([*parts, f"{failed} failed"] if failed else parts) + "; Ctrl-C saves and stops"
 
 
-def _row(child: _Child, width: int) -> list[str]:
+def _row(child: Child, width: int) -> list[str]:
     status, run = child.status(), child.member.run
     step = status.step if status else child.first
     left = child.seconds_left(status) if status else None

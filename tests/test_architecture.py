@@ -55,7 +55,7 @@ FLOORS = {
     ],
     "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "figures", "report", "export"],
     "edges": [
-        *("cli", "cli_data", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
+        *("cli", "cli_data", "cli_jobs", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
         *("slurm", "dashboard"),
     ],
 }

@@ -1,0 +1,226 @@
+"""The verbs that send runs to a cluster, and those that give orders to runs wherever they are."""
+
+import getpass
+import time
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+
+from mac_bench import overview
+from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, terminal
+from mac_bench.errors import UserError, unknown
+from mac_bench.record import RunFolder
+
+Labels = Annotated[list[str] | None, typer.Option("--agent", help="Only runs with this label; repeat for more.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only runs on this task; repeat for more.")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", help="Only runs with this seed; repeat for more.")]
+States = Annotated[list[str] | None, typer.Option("--state", help="Only runs in this state; repeat for more.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", "-p", help="A .yaml file, or the name of one in slurm/profiles/.")
+]
+Name = Annotated[str, typer.Argument(metavar="SUITE", help="A suite that was started.")]
+WORDS = {"hold": "held", "cancel": "cancelled"}
+POLL_S, SLOWEST_S = 40.0, 180.0
+"""between questions to SLURM: reset whenever something changed, longer while nothing does"""
+
+
+class Selection(NamedTuple):
+    """Which runs of a suite are meant."""
+
+    labels: list[str] | None = None
+    tasks: list[str] | None = None
+    seeds: list[int] | None = None
+    states: list[str] | None = None
+
+    def of(self, lines: list[overview.Entry]) -> list[overview.Entry]:
+        """Raises UserError for a name that no run has."""
+        fields = (("label", self.labels), ("task", self.tasks), ("seed", self.seeds), ("state", self.states))
+        for field, wanted in fields:
+            if wanted is not None:
+                known = list(overview.STYLES) if field == "state" else [getattr(line, field) for line in lines]
+                for name in wanted:
+                    if name not in known:
+                        raise unknown(field, str(name), {str(value) for value in known})
+        return [line for line in lines if all(not wanted or getattr(line, field) in wanted for field, wanted in fields)]
+
+
+def _where(sent) -> str:
+    jobs = [array.job for array in sent.submission.arrays if array.job]
+    return f" as {overview.plural(len(jobs), 'array')}: {', '.join(jobs)}" if jobs else ""
+
+
+def _order(runs: Path, suite: str, chosen: Selection, wish: Literal["hold", "cancel"]) -> None:
+    from slurm import orders
+
+    root = runs.absolute()
+    keep = ("finished", "cancelled") if wish == "cancel" else ("finished", "cancelled", "held", "failed")
+    lines = [line for line in seen(root, suite, chosen) if line.state not in keep]
+    done = orders.stop(root, [line.run for line in lines], wish, f"{WORDS[wish]} by {getpass.getuser()}")
+    print(f"{overview.plural(done.runs, 'run')} {WORDS[wish]}; those that are running save first")
+    _complain(done.problems)
+
+
+def _go(runs: Path, suite: str, chosen: Selection, word: str) -> None:
+    from slurm import orders
+
+    root = runs.absolute()
+    done = orders.go(root, [line.run for line in seen(root, suite, chosen)], f"{word} by {getpass.getuser()}")
+    again = f", {done.continued:,} submitted again" if done.continued else ""
+    local = f"; `mac-bench run {suite}` continues {done.here:,} of them here" if done.here else ""
+    print(f"{overview.plural(done.runs, 'run')} {word}{again}{local}")
+    _complain(done.problems)
+
+
+def _complain(problems: tuple[str, ...]) -> None:
+    """Raises UserError where SLURM did not do what it was told."""
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"SLURM did not agree: {problems[0]}{more}")
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the verbs to the command line."""
+    for verb in (submit, watch, cancel, hold, release, retry):
+        app.command(rich_help_panel=panel)(verb)
+
+
+def seen(root: Path, suite: str | None, chosen: Selection = Selection()) -> list[overview.Entry]:  # noqa: B008
+    """Runs with their states by all that can be known. Raises UserError where nothing was started."""
+    name = Path(suite).stem if suite and suite.endswith(".yaml") else suite
+    lines = overview.entries(root, name)
+    if (root / "jobs").exists():
+        from slurm import tend
+
+        known = tend.look(root, [line.run for line in lines])
+        lines = [line._replace(state=known[line.run].state, reason=known[line.run].reason) for line in lines]
+    return chosen.of(lines)
+
+
+def submit(
+    suite: SuiteName,
+    profile: ProfileName,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what sbatch would be given; change nothing.")
+    ] = False,
+    labels: Labels = None,
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    eval_workers: Workers = 0,
+    videos: Videos = 0,
+    track: Track = None,
+    runs: Runs = RUNS,
+    data: Data = DATA,
+) -> None:
+    """Send a suite to SLURM: all runs that are not finished, queued or running. Returns at once; repeat it at will."""
+    from mac_bench import suite as suites
+    from slurm import cluster, snapshot, submission, submit, tend
+    from slurm import profile as profiles
+
+    console, root = terminal(), runs.absolute()
+    asked = profiles.load(profile)
+    loaded = suites.load(suite)
+    members = {member.run.id: member for member in suites.expand(loaded)}
+    lines = [overview.entry(root, member.label, member.run) for member in members.values()]
+    chosen = Selection(labels, tasks, seeds).of(lines)
+    submit.check_root(root)
+    if not dry_run:
+        cluster.require()
+        suites.require_data([members[line.run] for line in chosen], data, suite)
+    options = submission.Options(
+        data=str(data.absolute()), eval_workers=eval_workers, videos=videos, track=list(track or ())
+    )
+    fresh = submission.new(loaded.name, "slurm", options)
+    fresh.profile = asked
+    fresh.resources = {run: member.resources for run, member in members.items() if member.resources.asks()}
+    if dry_run:
+        fresh.code = str(root / "code" / "SNAPSHOT")
+        asks = [submit.Ask(line.run, asked.with_(members[line.run].resources)) for line in chosen]
+        for array in submit.arrays(asks, cluster.limits().array_size if cluster.available() else 1001):
+            print(submit.text(fresh, root, array))
+        return
+    fresh.code = str(snapshot.take(root, [member.run.agent for member in members.values()]))
+    suites.write_membership(root, loaded, list(members.values()))
+    with submission.lock(root):
+        states = tend.look(root, [line.run for line in chosen])
+        asks = []
+        for line in chosen:
+            if states[line.run].state in ("waiting", "stopped", "lost", "failed") and not states[line.run].dead:
+                RunFolder.create(root, members[line.run].run)
+                asks.append(submit.Ask(line.run, asked.with_(members[line.run].resources)))
+        sent = submit.send(fresh, root, asks) if asks else submit.Sent(fresh, None)
+    console.print(f"{overview.plural(sent.accepted, 'run')} of {len(chosen):,} submitted{_where(sent)}")
+    if sent.refused:
+        left = len(asks) - sent.accepted
+        raise UserError(
+            f"the cluster refused the other {overview.plural(left, 'run')}: {sent.refused}; repeat it later"
+        )
+    console.print(f"[dim]mac-bench status {loaded.name} | watch {loaded.name} | cancel {loaded.name}[/]")
+
+
+def watch(
+    suite: Name,
+    once: Annotated[bool, typer.Option("--once", help="Look and act once, as for cron.")] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between questions, at first.")] = POLL_S,
+    runs: Runs = RUNS,
+) -> None:
+    """Follow a suite on the cluster until it is done, and continue what died. Ctrl-C leaves it alone; jobs go on."""
+    from slurm import tend
+
+    console, root, pause, before = terminal(), runs.absolute(), every, ""
+    while True:
+        done = tend.tend(root)
+        lines = seen(root, suite)
+        text = overview.counts(lines)
+        if text != before or done.continued or done.given_up:
+            console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}" + (f" ({done})" if done.continued else ""))
+        pause = every if text != before else min(1.5 * pause, max(every, SLOWEST_S))
+        before = text
+        going = [line for line in lines if line.state in ("queued", "starting", "running", "ending", "stopped", "lost")]
+        if once or not (going or done.late):
+            break
+        time.sleep(pause)
+    overview.show(console, lines, root, live=True, every=False)
+    if any(line.state != "finished" for line in lines):
+        raise typer.Exit(1)
+
+
+def cancel(
+    suite: Name,
+    labels: Labels = None,
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    states: States = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Stop runs for good: those that run save and end, those in a queue leave it. `retry` takes it back."""
+    _order(runs, suite, Selection(labels, tasks, seeds, states), "cancel")
+
+
+def hold(
+    suite: Name,
+    labels: Labels = None,
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    states: States = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Stop runs for now: those that run save and end, those in a queue wait. `release` lets them go on."""
+    _order(runs, suite, Selection(labels, tasks, seeds, states), "hold")
+
+
+def release(suite: Name, labels: Labels = None, tasks: Tasks = None, seeds: Seeds = None, runs: Runs = RUNS) -> None:
+    """Let held runs go on, where they were before."""
+    _go(runs, suite, Selection(labels, tasks, seeds, ["held"]), "released")
+
+
+def retry(
+    suite: Name,
+    labels: Labels = None,
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    states: States = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Try failed and cancelled runs again, from their last checkpoints; what happened before is forgiven."""
+    _go(runs, suite, Selection(labels, tasks, seeds, states or ["failed", "cancelled", "lost", "unknown"]), "retried")

@@ -1,0 +1,70 @@
+"""Why a job ended: by SLURM's word for its state, and by what SLURM wrote into its output, for which no accounting is
+needed."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from mac_bench.record import Cause, State
+from slurm.cluster import Job
+
+TAIL_BYTES = 16_384
+KILLED = re.compile(rb"\*\*\* (?:JOB|STEP) .*CANCELLED AT \S+?(?: DUE TO ([A-Z ]+?))? \*\*\*")
+
+
+class End(NamedTuple):
+    """How the runs of a job end that were not done."""
+
+    state: State
+    cause: Cause
+    reason: str
+
+
+TIME_LIMIT = End("stopped", "time limit", "the job's time limit")
+PREEMPTED = End("stopped", "preempted", "preempted by another job")
+REQUEUED = End("stopped", "requeued", "the job was queued again")
+NODE_FAILED = End("stopped", "node failed", "the node failed")
+CANCELLED = End("cancelled", "ordered", "cancelled by scancel")
+OUT_OF_MEMORY = End("stopped", "out of memory", "the job ran out of memory")
+
+BY_WORD = {
+    "TIME LIMIT": TIME_LIMIT,
+    "PREEMPTION": PREEMPTED,
+    "JOB REQUEUE": REQUEUED,
+    "NODE FAILURE": NODE_FAILED,
+    "": CANCELLED,
+}
+BY_STATE = {
+    "TIMEOUT": TIME_LIMIT,
+    "DEADLINE": TIME_LIMIT,
+    "PREEMPTED": PREEMPTED,
+    "NODE_FAIL": NODE_FAILED,
+    "BOOT_FAIL": NODE_FAILED,
+    "CANCELLED": CANCELLED,
+    "OUT_OF_MEMORY": OUT_OF_MEMORY,
+}
+
+
+def last_word(log: Path) -> End | None:
+    """Why SLURM ended a job the last time, as it wrote into the job's output; None where it wrote nothing."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            words = [word.decode().strip() for word in KILLED.findall(file.read())]
+    except OSError:
+        return None
+    known = [word for word in words if word in BY_WORD]
+    if not known:
+        return None
+    # the job's line says why, that of its step only that it was cancelled; both stand together
+    return BY_WORD[next((word for word in reversed(known[-2:]) if word), "")]
+
+
+def of(job: Job, log: Path) -> End:
+    """Why this job is over. `job.state` is empty where SLURM has forgotten it."""
+    on = f" ({job.node})" if job.node else ""
+    end = BY_STATE.get(job.state) or last_word(log)
+    if end is None:
+        what = f"its job ended as {job.state}" if job.state else "its job is gone, and there is no sign of life"
+        end = End("stopped", "killed", f"{what}, without a word of this run")
+    return end._replace(reason=end.reason + on)

@@ -1,0 +1,121 @@
+"""What runs inside a cluster's job: small functions of plain arguments, which submitit calls by their names."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from mac_bench.errors import UserError
+from mac_bench.overview import status_of
+from mac_bench.record import JOB, RunFolder
+from mac_bench.signals import listening
+from mac_bench.suite import Member
+from slurm import cluster, ends, submission, tend
+from slurm.ends import End
+from slurm.places import places
+from slurm.pool import Queue, train_command
+from slurm.submission import Submission
+
+SLACK_S = 90
+"""a signal can come so much before its time"""
+LATE_S = 10.0
+
+
+def work(root: str, name: str, array: int, element: int) -> None:
+    """Train the runs of one element of an array, all at the same time, until they are done or the job has to end.
+
+    Leaves with exit code 1 where one of them failed.
+    """
+    sent = submission.read(Path(root), name)
+    os.environ[JOB] = own = _own_id()
+    log = submission.folder(Path(root), name) / "log" / f"{own}_0_log.out"
+    folders = [RunFolder(Path(root) / run) for run in sent.arrays[array].packs[element]]
+    _conclude_last_time(folders, own, log)
+    members = [Member(folder.config().agent, folder.config()) for folder in folders]
+    options = sent.options
+    profile = sent.arrays[array].profile
+    command = train_command(
+        Path(options.data), options.eval_workers, options.videos, options.track, profile.checkpoint_minutes
+    )
+    queue, began = Queue(members, Path(root), command, Console(width=200), patient=True), time.monotonic()
+    with listening(queue.stop, (signal.SIGUSR2, signal.SIGTERM)):
+        queue.go(places(len(members)))
+    left = [folder for folder in folders if queue.results[folder.path.name].state in ("stopped", "waiting")]
+    if queue.signal is not None:
+        near = time.monotonic() - began > 60 * profile.time_minutes - profile.signal_s - SLACK_S
+        end = _why(queue.signal, near, log)
+        print(f"mac-bench: {end.reason}; {len(left)} of {len(folders)} runs to be continued", flush=True)
+        for folder in left:
+            _conclude(folder, own, end)
+        if end.cause in ("time limit", "preempted") and left:
+            _queue_again(Path(root), sent, own, left, profile.requeue)
+    else:  # what asks for more memory, or less company
+        tend.resubmit(Path(root), [folder.path.name for folder in folders])
+    if any(result.state == "failed" for result in queue.results.values()):
+        raise SystemExit(1)
+
+
+def keep(root: str) -> None:
+    """Continue what died with its job; done once nothing is undecided. Files on a network disk come late."""
+    while True:
+        tended = tend.tend(Path(root))
+        print(f"mac-bench: {tended}", flush=True)
+        if not tended.late:
+            return
+        time.sleep(LATE_S)
+
+
+def probe(root: str, token: str) -> None:
+    """Show that jobs find the folder of runs, and can begin to train: for `mac-bench doctor --profile`."""
+    import jax
+
+    found = [f"{socket.gethostname()}: jax {jax.__version__} on {jax.devices()[0].device_kind}"]
+    (Path(root) / "jobs" / f"probe-{token}.txt").write_text("\n".join(found) + "\n")
+
+
+def _own_id() -> str:
+    array, element = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{element}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def _why(number: int, near_limit: bool, log: Path) -> End:
+    """What a signal means. USR2 is what we asked for; SIGTERM comes with a word in the job's output."""
+    if number == signal.SIGUSR2:
+        return ends.TIME_LIMIT if near_limit else ends.PREEMPTED
+    word = ends.last_word(log)
+    if cluster.restarts(os.environ["SLURM_JOB_ID"]) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        # it will come again, whatever else its output says
+        return word if word and word.cause != "ordered" else ends.REQUEUED
+    return word or End("stopped", "signalled", "SIGTERM")
+
+
+def _conclude_last_time(folders: list[RunFolder], own: str, log: Path) -> None:
+    """Runs that this job left without last words when it was queued again, as after a node's failure."""
+    word = ends.last_word(log)
+    end = word if word and word.cause != "ordered" else ends.REQUEUED
+    for folder in folders:
+        status = status_of(folder)
+        if status and status.job == own and status.state in ("running", "lost"):
+            folder.conclude(status.attempt, end.state, end.reason, end.cause)
+
+
+def _conclude(folder: RunFolder, own: str, end: End) -> None:
+    status = status_of(folder)
+    if status and status.job == own and status.state in ("running", "stopped"):
+        folder.conclude(status.attempt, end.state, end.reason, end.cause)
+    if end.state == "cancelled":  # whoever did it wants no other job to go on
+        folder.give_order("cancel", end.reason)
+
+
+def _queue_again(root: Path, sent: Submission, own: str, left: list[RunFolder], allowed: bool) -> None:
+    """This job under its own id, or a fresh one where that is not allowed."""
+    problems = cluster.tell("requeue", [own]) if allowed else ["the profile says requeue: false"]
+    if problems:
+        print(f"mac-bench: not queued again ({problems[0]}); a fresh job continues", flush=True)
+        try:
+            tend.resubmit(root, [folder.path.name for folder in left])
+        except UserError as error:  # the keeper, `watch` or the next `submit` does it
+            print(f"mac-bench: {error}", flush=True)

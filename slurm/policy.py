@@ -1,0 +1,103 @@
+"""What to do about a run whose attempt ended: a function of its log alone, so that nothing has to be remembered."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from mac_bench.record import CHECKPOINTS, Cause, Event, Order, RunFolder
+
+SAME_ERROR = 2
+"""so many attempts in a row with the same error, and it is a defect"""
+PATIENCE = 3
+"""attempts in a row that may begin at the same update"""
+PATIENCE_ABROAD = 10
+"""the same where the run had no part in its end"""
+ABROAD: set[Cause] = {"preempted", "requeued", "node failed"}
+MEMORY_FACTOR = 1.5
+MOST_RAISES = 3
+"""of memory, before it is given up"""
+
+
+class Attempt(NamedTuple):
+    """One try at a run."""
+
+    number: int
+    start: int
+    """the update it began after"""
+    time: float
+    job: str | None = None
+    cause: Cause | None = None
+    """None: it has not ended, or without a word"""
+    reason: str = ""
+
+
+class Decision(NamedTuple):
+    """What is next for a run that is not finished."""
+
+    go_on: bool
+    reason: str
+    """why not, or what has changed"""
+    memory: float = 1.0
+    """times the memory that its profile asks for"""
+    sharing: float = 1.0
+    """times the runs that its profile has on one job; less than one half: alone"""
+
+
+def attempts(events: Iterable[Event]) -> list[Attempt]:
+    """The attempts that a log tells of, in order. One that ended before it could begin began where the last one did."""
+    found: dict[int, Attempt] = {}
+    start = 0
+    for event in events:
+        if event["kind"] == "attempt":
+            start = event["step"]
+            found[event["attempt"]] = Attempt(event["attempt"], start, event["time"], event.get("job"))
+        elif event["kind"] == "end" and event["state"] != "finished":
+            before = found.get(event["attempt"], Attempt(event["attempt"], start, event["time"]))
+            found[event["attempt"]] = before._replace(cause=event.get("cause"), reason=event["reason"] or "")
+    return [found[number] for number in sorted(found)]
+
+
+def forgiven(events: Iterable[Event], order: Order | None) -> list[Event]:
+    """The events since the user last said that all is forgiven."""
+    since = order.time if order and order.wish == "go" else 0.0
+    return [event for event in events if event["time"] >= since]
+
+
+def judge(folder: RunFolder) -> Decision:
+    """What is next for a run that is not finished, by what its folder tells."""
+    tried = attempts(forgiven(folder.read(), folder.order()))
+    newest = folder.path / CHECKPOINTS[0]
+    progressed = bool(tried) and newest.exists() and newest.stat().st_mtime > tried[-1].time
+    return decide(tried, progressed)
+
+
+def decide(tried: list[Attempt], progressed: bool = False) -> Decision:
+    """Whether a run is to be tried again, and how differently, given its attempts so far, all of which have ended.
+
+    `progressed` says that the last one saved a checkpoint.
+    """
+    if not tried:
+        return Decision(True, "")
+    last = tried[-1]
+    if last.cause in ("refused", "ordered"):
+        return Decision(False, last.reason)
+    if last.cause == "error":
+        same = _trailing(tried, lambda attempt: attempt.reason == last.reason)
+        if same >= SAME_ERROR:
+            return Decision(False, f"the same error {same} times: {last.reason}")
+    memory = sum(attempt.cause == "out of memory" for attempt in tried)
+    crowded = sum(attempt.cause == "out of GPU memory" for attempt in tried)
+    if max(memory, crowded) > MOST_RAISES:
+        return Decision(False, f"{last.cause} with all that may be asked for: {last.reason}")
+    stuck = 0 if progressed else _trailing(tried, lambda attempt: attempt.start == last.start)
+    if stuck >= (PATIENCE_ABROAD if last.cause in ABROAD else PATIENCE) + memory + crowded:
+        return Decision(False, f"no progress in {stuck} attempts: {last.reason or last.cause or 'no last words'}")
+    return Decision(True, last.cause or "", MEMORY_FACTOR**memory, 0.5**crowded)
+
+
+def _trailing(tried: list[Attempt], fits: Callable[[Attempt], bool]) -> int:
+    count = 0
+    for attempt in reversed(tried):
+        if not fits(attempt):
+            break
+        count += 1
+    return count

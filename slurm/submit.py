@@ -1,0 +1,193 @@
+"""Sends runs to a cluster: packs of runs become elements of job arrays. Returns at once; nothing has to stay behind."""
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import submitit
+
+from mac_bench.errors import UserError
+from slurm import cluster, jobs, submission
+from slurm.policy import Decision
+from slurm.profile import Profile
+from slurm.submission import Array, Submission
+
+KEEPER = {"cpus": 1, "memory_gb": 2.0, "time_minutes": 30, "gpus": 0, "gpu_type": None}
+"""what the job asks for that continues what died"""
+UNUSABLE = re.compile(r"[%\\\n\r\0]")
+"""what sbatch reads as something else in the name of a log file"""
+
+
+class Ask(NamedTuple):
+    """A run that is to be trained, and what for."""
+
+    run: str
+    profile: Profile
+    """with what the suite says of this run"""
+    decision: Decision = Decision(True, "")
+    """what its attempts so far have taught"""
+
+    @property
+    def wanted(self) -> Profile:
+        """The profile with what was learned."""
+        shared = max(1, int(self.profile.runs_per_job * self.decision.sharing))
+        memory = self.profile.memory_gb * self.decision.memory
+        return self.profile.model_copy(update={"memory_gb": memory, "runs_per_job": shared})
+
+
+class Sent(NamedTuple):
+    """What became of a submission."""
+
+    submission: Submission
+    refused: str | None
+    """the cluster's words where it took only some of the arrays, or none"""
+
+    @property
+    def accepted(self) -> int:
+        """Runs that the cluster has."""
+        return sum(len(pack) for array in self.submission.arrays if array.job for pack in array.packs)
+
+
+def arrays(asks: Iterable[Ask], array_size: int) -> list[Array]:
+    """Runs that ask for the same share jobs and arrays; no array is larger than the cluster allows.
+
+    `max_jobs` holds over all arrays of a profile: where they are fewer than it they share it, else some wait for others
+    (`chain`).
+    """
+    groups: dict[str, list[Ask]] = {}
+    for ask in asks:
+        groups.setdefault(ask.wanted.model_dump_json(), []).append(ask)
+    found: list[Array] = []
+    for group in groups.values():
+        profile = group[0].wanted
+        packs = [[ask.run for ask in pack] for pack in cluster.chunks(group, profile.runs_per_job)]
+        found += [Array(profile=profile, packs=list(part)) for part in cluster.chunks(packs, array_size)]
+    for number, array in enumerate(found):
+        lanes = min(array.profile.max_jobs, len(found))
+        array.at_a_time = array.profile.max_jobs // lanes + (number % lanes < array.profile.max_jobs % lanes)
+    return found
+
+
+def chain(number: int, found: Sequence[Array]) -> int | None:
+    """Which array must be over before this one begins, so that no more than `max_jobs` run; None: none."""
+    before = number - min(found[number].profile.max_jobs, len(found))
+    return before if before >= 0 else None
+
+
+def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
+    """Submit runs, array by array. What the cluster refuses stays as it is, for the next time.
+
+    Raises UserError where the cluster does not answer, or the folder of runs has a name that sbatch cannot read.
+    """
+    check_root(root)
+    sent.arrays = arrays(asks, cluster.limits().array_size)
+    submission.write(root, sent)
+    for number, array in enumerate(sent.arrays):
+        before = chain(number, sent.arrays)
+        dependency = f"afterany:{sent.arrays[before].job}" if before is not None else None
+        work = [(str(root), sent.id, number, element) for element in range(len(array.packs))]
+        try:
+            job = _sbatch(sent, root, array, jobs.work, work, dependency)
+        except UserError as error:
+            return Sent(sent, str(error))
+        array.job = job
+        submission.write(root, sent)  # after each: a job that nobody knows of cannot be cancelled
+        if array.profile.keeper:
+            try:
+                keeper = keeper_of(array.profile)
+                name = _sbatch(
+                    sent, root, Array(profile=keeper, packs=[[]]), jobs.keep, [(str(root),)], f"afterany:{job}"
+                )
+            except UserError as error:
+                return Sent(sent, f"{error} (the job that continues what dies; `keeper: false` does without)")
+            sent.keepers.append(name)
+            submission.write(root, sent)
+    return Sent(sent, None)
+
+
+def keeper_of(profile: Profile) -> Profile:
+    """What the small job asks for that waits for an array with this profile."""
+    return profile.model_copy(update={**KEEPER, "partition": profile.keeper_partition or profile.partition})
+
+
+def text(sent: Submission, root: Path, array: Array, dependency: str | None = None) -> str:
+    """What sbatch is given for an array."""
+    executor = _executor(sent, root, array, dependency)
+    if len(array.packs) > 1:
+        executor.parameters["map_count"] = len(array.packs)
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def check_root(root: Path) -> None:
+    """Raises UserError where sbatch would read the folder's name as something else."""
+    if UNUSABLE.search(str(root.absolute())):
+        raise UserError(f"--runs {str(root)!r}: sbatch cannot write to a folder with %, \\ or a line break in its name")
+
+
+class _Executor(submitit.SlurmExecutor):
+    """Also makes the text where there is no SLURM."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def _executor(sent: Submission, root: Path, array: Array, dependency: str | None) -> _Executor:
+    log = submission.folder(root.absolute(), sent.id) / "log"
+    executor = _Executor(folder=log, python=array.profile.python, max_num_timeout=0)
+    executor.update_parameters(**_parameters(sent, array, dependency))
+    return executor
+
+
+def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[str, Any]:
+    """As submitit calls them."""
+    asked = array.profile
+    found: dict[str, Any] = {
+        "job_name": "mac-bench-" + re.sub(r"[^\w.-]", "_", sent.suite, flags=re.ASCII),
+        "time": asked.time_minutes,
+        "cpus_per_task": asked.cpus,
+        "mem": f"{math.ceil(asked.memory_gb * 1024)}MB",
+        "signal_delay_s": asked.signal_s,
+        "array_parallelism": array.at_a_time,
+        "stderr_to_stdout": True,
+        # since 22.05 a step does not inherit the job's number of cores
+        "srun_args": [f"--cpus-per-task={asked.cpus}"],
+        # the copy of the code comes before what is installed
+        "setup": [*asked.setup, f"export PYTHONPATH={shlex.quote(sent.code)}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "additional_parameters": {**asked.extra, ("requeue" if asked.requeue else "no-requeue"): True},
+    }
+    found |= {name: value for name in ("partition", "account", "qos") if (value := getattr(asked, name)) is not None}
+    if asked.gpus:
+        kind = f"{asked.gpu_type}:" if asked.gpu_type else ""
+        found["gres"] = f"gpu:{kind}{asked.gpus}"
+    if dependency:
+        found["dependency"] = dependency
+    return found
+
+
+def _sbatch(sent: Submission, root: Path, array: Array, function, work: list[tuple], dependency: str | None) -> str:
+    """The id of the job that does `function(*work[i])` in its element i. Raises UserError with what sbatch said."""
+    executor = _executor(sent, root, array, dependency)
+    with cluster.cleaned():
+        try:
+            sent_jobs = executor.map_array(function, *zip(*work, strict=True))
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            raise UserError(f"sbatch: {_last_words(str(error))}") from None
+        except OSError as error:
+            raise UserError(f"{executor.folder}: {error.strerror or error}") from None
+    return sent_jobs[0].job_id.split("_")[0]
+
+
+def _last_words(said: str) -> str:
+    """The line that says what was wrong, and for a wrong partition which there are."""
+    lines = [line.strip() for line in said.splitlines() if "error:" in line] or said.strip().splitlines() or ["refused"]
+    words = lines[0].split("error:", 1)[-1].strip() if "error:" in lines[0] else lines[0]
+    if "partition" in words:
+        try:
+            words += f"; there are: {', '.join(cluster.partitions())}"
+        except UserError:
+            pass
+    return words

@@ -1,0 +1,196 @@
+"""Looks after runs: what state each is in, by all that can be known, and what died is concluded and continued.
+
+The order of truth: the run's own last words, squeue, sacct, the age of its heartbeat. What nobody knows is unknown.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from mac_bench.errors import UserError
+from mac_bench.files import write_text
+from mac_bench.overview import status_of
+from mac_bench.record import Order, RunFolder, Status, standing
+from slurm import cluster, ends, submission
+from slurm.cluster import Job
+from slurm.policy import judge
+from slurm.submission import Submission
+from slurm.submit import Ask, Sent, send
+
+GRACE_S = float(os.environ.get("MAC_BENCH_GRACE_S", "90"))
+"""a network disk may show a file so late: before, a run whose job is over has not died"""
+
+IDLE = ("waiting", "stopped")
+
+
+class Seen(NamedTuple):
+    """A run as it is known from everywhere."""
+
+    state: str
+    """a State, or `queued`, `starting`, `ending`, `unknown`"""
+    reason: str = ""
+    job: str | None = None
+    dead: Job | None = None
+    """its job, where that is over and the run is neither done nor concluded"""
+    free: bool = False
+    """no job has it any more: it may be submitted again"""
+
+
+class Tended(NamedTuple):
+    """What was done."""
+
+    continued: int = 0
+    given_up: int = 0
+    late: int = 0
+    """not decided yet: their last words may still come"""
+    refused: str | None = None
+    """what the cluster said against continuing"""
+
+    def __str__(self) -> str:
+        words = f"{self.continued} continued, {self.given_up} given up, {self.late} undecided"
+        return f"{words}; {self.refused}" if self.refused else words
+
+
+def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
+    """The state of each run: reads its folder, and asks SLURM one question where any has a job there."""
+    where = submission.latest(submission.everything(root))
+    words = {run: (status_of(RunFolder(root / run)), RunFolder(root / run).order()) for run in runs}
+    open_ = [run for run, (status, order) in words.items() if run in where and not _settled(status, order)]
+    names = {name for run in open_ if (name := where[run][1])}
+    jobs, silent = _ask(names)
+    found = {}
+    for run, (status, order) in words.items():
+        sent, name = where.get(run, (None, None))
+        if run not in open_ or sent is None:
+            found[run] = _alone(status, order, name)
+        elif sent.place == "local":
+            waits = (status is None or status.state in ("waiting", "stopped", "failed")) and sent.alive()
+            found[run] = (
+                Seen("queued", f"by process {sent.pid} on {sent.host}") if waits else _alone(status, order, None)
+            )
+        elif name is None:
+            found[run] = _alone(status, order, None)._replace(free=True)
+        else:
+            found[run] = _in_job(status, order, name, jobs.get(name), silent)
+    return found
+
+
+def tend(root: Path) -> Tended:
+    """Write down how runs ended whose jobs are over, and submit again what is to go on. Safe to call at any time."""
+    with submission.lock(root):
+        where = submission.latest(submission.everything(root))
+        mine = [run for run, (sent, name) in where.items() if sent.place == "slurm"]
+        seen = look(root, mine)
+        dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
+        settled = {run: job for run, job in dead.items() if _certain(root, where[run], job)}
+        for run, job in settled.items():
+            _conclude(root, where[run], run, job)
+        done = _resubmit(root, [*settled, *(run for run, each in seen.items() if each.free and not each.dead)])
+        return done._replace(late=len(dead) - len(settled))
+
+
+def resubmit(root: Path, runs: Sequence[str]) -> Tended:
+    """Submit again those of these runs that are to go on, as they were submitted before, with what was learned."""
+    with submission.lock(root):
+        return _resubmit(root, runs)
+
+
+def _resubmit(root: Path, runs: Sequence[str]) -> Tended:
+    where = submission.latest(submission.everything(root))
+    groups: dict[str, list[Ask]] = {}
+    given_up = 0
+    for run in runs:
+        folder, sent = RunFolder(root / run), where[run][0]
+        status, order = status_of(folder), folder.order()
+        if sent.profile is None or _settled(status, order):
+            continue
+        decision = judge(folder)
+        if decision.go_on:
+            own = sent.resources.get(run)
+            groups.setdefault(sent.id, []).append(Ask(run, sent.profile.with_(own) if own else sent.profile, decision))
+        elif status and status.state != "failed":
+            given_up += folder.conclude(status.attempt, "failed", decision.reason, status.cause or "error")
+    sent = [_again(root, submission.read(root, name), asks) for name, asks in groups.items()]
+    refused = next((each.refused for each in sent if each.refused), None)
+    return Tended(sum(each.accepted for each in sent), given_up, 0, refused)
+
+
+def _again(root: Path, before: Submission, asks: list[Ask]) -> Sent:
+    fresh = submission.new(before.suite, "slurm", before.options)
+    kept = {"code": before.code, "profile": before.profile, "resources": before.resources}
+    return send(fresh.model_copy(update=kept), root, asks)
+
+
+def _ask(names: set[str]) -> tuple[dict[str, Job], bool]:
+    """What SLURM knows of these jobs, and whether it gave no answer at all."""
+    try:
+        return cluster.jobs(names), False
+    except UserError:
+        return {}, True
+
+
+def _settled(status: Status | None, order: Order | None) -> bool:
+    """Whether nothing is to be done about a run, whatever its job does. A failed one may still be given more memory, or
+    be forgiven."""
+    if status and status.state == "finished":
+        return True
+    return bool(order and order.wish != "go") and not (status and status.state in ("running", "lost"))
+
+
+def _alone(status: Status | None, order: Order | None, job: str | None) -> Seen:
+    """By its folder alone."""
+    state, reason = standing(status, order)
+    return Seen(state, reason, job)
+
+
+def _in_job(status: Status | None, order: Order | None, name: str, job: Job | None, silent: bool) -> Seen:
+    """By its folder and its job."""
+    alone = _alone(status, order, name)
+    here = status is not None and status.job == name
+    if job and job.phase == "waiting":
+        return Seen("queued", job.reason, name) if alone.state in (*IDLE, "running", "lost") else alone
+    if job and job.phase == "running":
+        silent_elsewhere = alone.state == "lost" and not here
+        return Seen("starting", f"on {job.node}", name) if alone.state in IDLE or silent_elsewhere else alone
+    if silent:
+        return alone if alone.state != "waiting" else Seen("unknown", "SLURM gives no answer", name)
+    if here and status and status.state not in ("running", "lost"):
+        return alone._replace(free=True)  # it said how it ended, or somebody has said it
+    if job:
+        return Seen("ending", f"its job is over ({job.state})", name, dead=job)
+    if here and alone.state == "lost":
+        return alone._replace(dead=Job(""))
+    return alone if here else Seen("unknown", f"SLURM knows nothing of job {name}", name)
+
+
+def _certain(root: Path, where: tuple[Submission, str | None], job: Job) -> bool:
+    """Whether a job has been over for so long that its runs' last words would be here."""
+    if job.state in ("", "CANCELLED"):
+        return True
+    path = submission.folder(root, where[0].id) / "over.json"
+    since: dict[str, float] = {}
+    with suppress(OSError, ValueError):
+        since = json.loads(path.read_text())
+    name = where[1] or ""
+    if name not in since:
+        since[name] = time.time()
+        write_text(path, json.dumps(since) + "\n")
+    return time.time() - since[name] >= GRACE_S
+
+
+def _conclude(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> None:
+    """The last words on a run whose job is over, and on one that never began in it."""
+    sent, name = where
+    folder = RunFolder(root / run)
+    status = status_of(folder)
+    end = ends.of(job, submission.folder(root, sent.id) / "log" / f"{name}_0_log.out")
+    if end.state == "cancelled":
+        folder.give_order("cancel", end.reason)
+    if status and status.job == name:
+        folder.conclude(status.attempt, end.state, end.reason, end.cause)
+    elif end.state != "cancelled":
+        folder.bury(folder.config().steps, end.state, end.reason, end.cause, name)
