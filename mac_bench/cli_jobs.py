@@ -3,7 +3,7 @@
 import getpass
 import time
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -11,6 +11,9 @@ from mac_bench import overview
 from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, terminal
 from mac_bench.errors import UserError, unknown
 from mac_bench.record import RunFolder
+
+if TYPE_CHECKING:
+    from slurm.submit import Sent
 
 Labels = Annotated[list[str] | None, typer.Option("--agent", help="Only runs with this label; repeat for more.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only runs on this task; repeat for more.")]
@@ -41,11 +44,11 @@ class Selection(NamedTuple):
                 known = list(overview.STYLES) if field == "state" else [getattr(line, field) for line in lines]
                 for name in wanted:
                     if name not in known:
-                        raise unknown(field, str(name), {str(value) for value in known})
+                        raise unknown(field, str(name), map(str, dict.fromkeys(known)))
         return [line for line in lines if all(not wanted or getattr(line, field) in wanted for field, wanted in fields)]
 
 
-def _where(sent) -> str:
+def _where(sent: "Sent") -> str:
     jobs = [array.job for array in sent.submission.arrays if array.job]
     return f" as {overview.plural(len(jobs), 'array')}: {', '.join(jobs)}" if jobs else ""
 

@@ -94,12 +94,14 @@ class Order(pydantic.BaseModel):
 
 def standing(status: Status | None, order: Order | None) -> tuple[State, str]:
     """State and reason of a run by its own folder: what it said last, and what was ordered since."""
-    state, reason = (status.state, status.reason or "") if status else ("waiting", "")
+    state: State = status.state if status else "waiting"
+    reason = status.reason or "" if status else ""
     if order and order.wish != "go" and state in ("waiting", "stopped", "failed", "held", "cancelled"):
         return order.state, order.reason
     ended = status is not None and state in ("failed", "held", "cancelled")
     if order and status and ended and order.wish == "go" and order.time > status.heartbeat:
-        return ("stopped" if status.step else "waiting"), order.reason
+        changed: State = "stopped" if status.step else "waiting"
+        return changed, order.reason
     return state, reason
 
 

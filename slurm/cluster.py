@@ -1,4 +1,4 @@
-"""What SLURM is asked and told: the only file that runs its commands, so that all of them are few, clean and patient."""
+"""What SLURM is asked and told: the only file that runs its commands, so that they are few, clean and patient."""
 
 import os
 import pwd
@@ -19,13 +19,7 @@ TRIES = 4
 """of a question that a busy controller did not answer, with 1, 2, 4 s in between"""
 AT_ONCE = 200
 """ids on one command line"""
-BUSY = (
-    "Socket timed out",
-    "Unable to contact slurm controller",
-    "Connection refused",
-    "Resource temporarily",
-    "Zero Bytes",
-)
+BUSY = ("timed out", "Unable to contact", "Connection refused", "Resource temporarily", "Zero Bytes")
 INHERITED = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_")
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 RUNNING = {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}

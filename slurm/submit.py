@@ -1,16 +1,20 @@
 """Sends runs to a cluster: packs of runs become elements of job arrays. Returns at once; nothing has to stay behind."""
 
+import io
 import math
 import re
 import shlex
+import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from mac_bench.errors import UserError
-from slurm import cluster, jobs, submission
+from slurm import cluster, submission
 from slurm.policy import Decision
 from slurm.profile import Profile
 from slurm.submission import Array, Submission
@@ -82,6 +86,8 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
 
     Raises UserError where the cluster does not answer, or the folder of runs has a name that sbatch cannot read.
     """
+    from slurm import jobs  # which submit as well
+
     check_root(root)
     sent.arrays = arrays(asks, cluster.limits().array_size)
     submission.write(root, sent)
@@ -92,15 +98,15 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
         try:
             job = _sbatch(sent, root, array, jobs.work, work, dependency)
         except UserError as error:
+            if number == 0:  # nothing was sent
+                shutil.rmtree(submission.folder(root, sent.id), ignore_errors=True)
             return Sent(sent, str(error))
         array.job = job
         submission.write(root, sent)  # after each: a job that nobody knows of cannot be cancelled
         if array.profile.keeper:
             try:
-                keeper = keeper_of(array.profile)
-                name = _sbatch(
-                    sent, root, Array(profile=keeper, packs=[[]]), jobs.keep, [(str(root),)], f"afterany:{job}"
-                )
+                keeper = Array(profile=keeper_of(array.profile), packs=[[]])
+                name = _sbatch(sent, root, keeper, jobs.keep, [(str(root),)], f"afterany:{job}")
             except UserError as error:
                 return Sent(sent, f"{error} (the job that continues what dies; `keeper: false` does without)")
             sent.keepers.append(name)
@@ -153,6 +159,7 @@ def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[
         "signal_delay_s": asked.signal_s,
         "array_parallelism": array.at_a_time,
         "stderr_to_stdout": True,
+        "wckey": None,
         # since 22.05 a step does not inherit the job's number of cores
         "srun_args": [f"--cpus-per-task={asked.cpus}"],
         # the copy of the code comes before what is installed
@@ -171,10 +178,10 @@ def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[
 def _sbatch(sent: Submission, root: Path, array: Array, function, work: list[tuple], dependency: str | None) -> str:
     """The id of the job that does `function(*work[i])` in its element i. Raises UserError with what sbatch said."""
     executor = _executor(sent, root, array, dependency)
-    with cluster.cleaned():
+    with cluster.cleaned(), redirect_stderr(io.StringIO()):  # submitit repeats what sbatch says; we say it in one line
         try:
             sent_jobs = executor.map_array(function, *zip(*work, strict=True))
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"sbatch: {_last_words(str(error))}") from None
         except OSError as error:
             raise UserError(f"{executor.folder}: {error.strerror or error}") from None
@@ -186,8 +193,6 @@ def _last_words(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if "error:" in line] or said.strip().splitlines() or ["refused"]
     words = lines[0].split("error:", 1)[-1].strip() if "error:" in lines[0] else lines[0]
     if "partition" in words:
-        try:
+        with suppress(UserError):
             words += f"; there are: {', '.join(cluster.partitions())}"
-        except UserError:
-            pass
     return words

@@ -68,10 +68,9 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
         if run not in open_ or sent is None:
             found[run] = _alone(status, order, name)
         elif sent.place == "local":
-            waits = (status is None or status.state in ("waiting", "stopped", "failed")) and sent.alive()
-            found[run] = (
-                Seen("queued", f"by process {sent.pid} on {sent.host}") if waits else _alone(status, order, None)
-            )
+            seen = _alone(status, order, None)
+            waits = seen.state in (*IDLE, "failed") and sent.alive()
+            found[run] = Seen("queued", f"by process {sent.pid} on {sent.host}") if waits else seen
         elif name is None:
             found[run] = _alone(status, order, None)._replace(free=True)
         else:
