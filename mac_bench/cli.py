@@ -96,6 +96,9 @@ def plan(suite: SuiteName, runs: Runs = RUNS, data: Data = DATA) -> None:
 def run(
     suite: SuiteName,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time; they share cores and GPUs.")] = 1,
+    detached: Annotated[
+        bool, typer.Option("--detach", "-d", help="In the background; it survives this shell.")
+    ] = False,
     eval_workers: Workers = 0,
     videos: Videos = 0,
     track: Track = None,
@@ -106,15 +109,27 @@ def run(
     """Train all runs of a suite that are not finished, and report. Ctrl-C saves; the same command continues."""
     from mac_bench import overview
     from mac_bench.suite import require_data, write_membership
-    from slurm.pool import run_pool
+    from slurm import submission
+    from slurm.pool import detach, run_pool
 
     console = terminal()
     loaded, members = _expand(suite)
     require_data(members, data, suite)
+    if detached:
+        log = detach([argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")], runs)
+        console.print(f"{overview.plural(len(members), 'run')} in the background; what it prints: {log}")
+        console.print(f"[dim]mac-bench status {loaded.name} | hold {loaded.name} | cancel {loaded.name}[/]")
+        return
     write_membership(runs, loaded, members)
-    outcome = run_pool(
-        members, runs, data, jobs, eval_workers=eval_workers, videos=videos, track=track or (), console=console
+    options = submission.Options(
+        data=str(data.absolute()), eval_workers=eval_workers, videos=videos, track=list(track or ())
     )
+    queue = submission.new(loaded.name, "local", options)
+    queue.runs = [member.run.id for member in members]
+    with submission.working(runs, queue):
+        outcome = run_pool(
+            members, runs, data, jobs, eval_workers=eval_workers, videos=videos, track=track or (), console=console
+        )
     console.print(overview.counts(overview.entries(runs, loaded.name)))
     if outcome.signal is not None:
         console.print("stopped; the same command continues")

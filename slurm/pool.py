@@ -4,7 +4,9 @@ On a laptop it works through a suite; in a cluster's job, through the runs of th
 in the run folders: an interrupted queue is continued by starting it again.
 """
 
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections import deque
@@ -23,6 +25,7 @@ from mac_bench.overview import age, duration, last_success, plain_table, plural,
 from mac_bench.record import SILENCE_S, RunFolder
 from mac_bench.signals import listening
 from mac_bench.suite import Member
+from slurm import submission
 from slurm.child import Child, Command, Result
 from slurm.places import Place, places
 from slurm.policy import judge
@@ -75,6 +78,29 @@ def run_pool(
             queue.terminate()
             raise
     return Outcome([queue.results[member.run.id] for member in members], queue.signal)
+
+
+def detach(arguments: Sequence[str], root: Path) -> Path:
+    """Start `mac-bench` with these arguments so that it survives this shell; returns the file that has its output.
+
+    Raises UserError with its last words where it ends within moments.
+    """
+    log = root / "jobs" / f"detached-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mac_bench", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    began = time.time()
+    while process.poll() is None and not any(sent.time >= began for sent in submission.everything(root)):
+        time.sleep(POLL_S)
+    if process.returncode:
+        raise UserError(log.read_text(errors="replace").strip().splitlines()[-1].removeprefix("mac-bench: "))
+    return log
 
 
 def train_command(

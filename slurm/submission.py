@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -85,17 +85,27 @@ class Submission(pydantic.BaseModel):
             for pack in array.packs:
                 yield from pack
 
-    def alive(self) -> bool | None:
-        """Whether a local queue still works; None where that cannot be seen from this machine."""
-        if self.host != socket.gethostname():
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass
+
+@contextmanager
+def working(root: Path, submission: Submission) -> Iterator[None]:
+    """Show that a local queue works through its runs: for as long as this process lives, and no longer."""
+    write(root, submission)
+    with open(folder(root, submission.id) / "alive", "a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def works(root: Path, submission: Submission) -> bool:
+    """Whether a local queue still does."""
+    try:
+        with open(folder(root, submission.id) / "alive") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:
+        pass
+    return False
 
 
 def new(suite: str, place: Literal["slurm", "local"], options: Options) -> Submission:

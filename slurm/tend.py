@@ -69,7 +69,7 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
             found[run] = _alone(status, order, name)
         elif sent.place == "local":
             seen = _alone(status, order, None)
-            waits = seen.state in (*IDLE, "failed") and sent.alive()
+            waits = seen.state in (*IDLE, "failed") and submission.works(root, sent)
             found[run] = Seen("queued", f"by process {sent.pid} on {sent.host}") if waits else seen
         elif name is None:
             found[run] = _alone(status, order, None)._replace(free=True)

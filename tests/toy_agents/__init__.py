@@ -1,0 +1,1 @@
+"""Agents of a user's own, for tests of what trains them."""
