@@ -82,7 +82,7 @@ def stop(
 ) -> None:
     """Cancel its jobs, end it, and remove its folder. Nothing happens where nothing runs."""
     killed = Cluster(dir).stop(clean=not keep)
-    print(f"stopped{f'; {len(killed)} processes had to be killed' if killed else ''}")
+    print(f"stopped{f'; {len(killed)} processes of jobs had to be killed' if killed else ''}")
 
 
 @cluster_app.command("status")
@@ -112,9 +112,12 @@ def kill_node(
     name: Node,
     dir: Dir = DIR,
     hard: Annotated[bool, typer.Option("--hard", help="With its jobs' processes, as in a power cut.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Tell the controller; it needs half a minute to notice.")
+    ] = False,
 ) -> None:
     """Lose a node: only slurmd, or with all that runs there. `restart-node` or `start` brings it back."""
-    Cluster.at(dir).kill_node(name, hard)
+    Cluster.at(dir).kill_node(name, hard, report)
 
 
 @cluster_app.command("restart-node")

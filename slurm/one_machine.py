@@ -14,29 +14,26 @@ import getpass
 import hashlib
 import json
 import os
-import secrets
-import shlex
 import shutil
-import string
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mac_bench.errors import UserError, unknown
-from mac_bench.files import write_text
-from slurm import processes
-from slurm.machine import daemon_path, free_port, host, is_free, loopback_address, missing_packages
+from slurm import cluster_files, processes
+from slurm.machine import daemon_path, loopback_address, missing_packages
 
 MARK = "MAC_BENCH_CLUSTER"
 """variable that every daemon inherits; its value is the cluster's folder"""
-TEMPLATE = Path(__file__).with_name("one_machine.conf")
-SHIM = Path(__file__).with_name("sacct_by_squeue.py")
 WAIT_S = 30.0
+ENDING = {"slurmd": 2.0, "slurmctld": 10.0, "slurmdbd": 10.0, "mariadbd": 30.0, "munged": 5.0}
+"""in which order the daemons end, and how many seconds each may take; nodes would wait for a controller that is gone"""
+JOBS_S = 3.0
+"""how long jobs may take to end when the cluster is stopped"""
 SOCKET_LENGTH = 107
 """of a unix socket's path, at most"""
 
@@ -103,10 +100,12 @@ class Cluster:
         with self._locked():
             first = not self.running()
             if first:
-                self._write(address)
+                cluster_files.write(self, address)
             elif replace(Cluster.at(self.dir), port=self.port) != self:
                 raise UserError(f"a cluster with other settings runs in {self.dir}; stop it first")
             try:
+                if self.accounting == "dbd":
+                    self._make_database()
                 for daemon in self._daemons():
                     self._start(daemon)
                 self._wait(lambda: self.idle() == self.nodes, "the nodes")
@@ -119,7 +118,7 @@ class Cluster:
         """Cancel all jobs, end the daemons and whatever is left of a job. Nothing happens where nothing runs.
 
         `clean` removes the folder; without it a new start continues, with the numbers of jobs too. Returns the
-        processes that had to be killed: parts of jobs, as a rule.
+        processes of jobs that had to be killed.
         """
         if not (self.dir / "cluster.json").exists():
             return []
@@ -137,9 +136,13 @@ class Cluster:
             path = bin + os.pathsep + path
         return {"SLURM_CONF": str(self.dir / "etc/slurm.conf"), "PATH": path}
 
-    def kill_node(self, name: str, hard: bool = False) -> None:
-        """Lose a node. Its slurmd dies, as in a crash, and its jobs' processes run on; `hard`: they die too, as in a
-        power cut. The controller finds out by itself. Raises UserError for a node that is not there or not running."""
+    def kill_node(self, name: str, hard: bool = False, report: bool = False) -> None:
+        """Lose a node. Its slurmd dies, as in a crash, while its jobs' processes run on; `hard`: they die too, as in a
+        power cut.
+
+        The controller notices half a minute later, a minute if the node is back before; with `report` at once.
+        Raises UserError for a node that is not there or does not run.
+        """
         self._check_node(name)
         with self._locked():
             pid = self.pid(f"slurmd-{name}")
@@ -148,6 +151,8 @@ class Cluster:
             processes.end([pid], lambda pid: self._is_daemon(pid, "slurmd"))
             if hard:
                 self._end_jobs(name)
+            if report:
+                self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=lost")
 
     def restart_node(self, name: str) -> None:
         """Bring a lost node back; nothing happens where it runs. Returns as soon as slurmd does."""
@@ -230,57 +235,6 @@ class Cluster:
         if name not in self.node_names:
             raise unknown("node", name, self.node_names)
 
-    def _write(self, address: str) -> None:
-        """All files that the daemons read."""
-        port = self.port
-        count = self.nodes + 2
-        if port is None:
-            port = free_port(address, count)
-        elif taken := [number for number in range(port, port + count) if not is_free(address, number)]:
-            raise UserError(f"port {taken[0]} is taken; {count} in a row are needed from --port on")
-        for name in ("etc", "run", "log", "state", "munge", "spool", "dev", "bin"):
-            (self.dir / name).mkdir(exist_ok=True)
-        settings = {key: value for key, value in asdict(self).items() if key != "dir"}
-        write_text(self.dir / "cluster.json", json.dumps(settings, indent=1))
-        for number in range(self.gpus):
-            gpu = self.dir / f"dev/gpu{number}"
-            gpu.unlink(missing_ok=True)
-            # a character device, or SLURM sets no CUDA_VISIBLE_DEVICES; a link to one needs no root
-            gpu.symlink_to("/dev/null")
-        nodes = _range("n", 1, self.nodes)
-        gpus = (
-            f"NodeName={nodes} Name=gpu File={_range(f'{self.dir}/dev/gpu', 0, self.gpus - 1)}\n" if self.gpus else ""
-        )
-        write_text(self.dir / "etc/gres.conf", gpus)
-        text = string.Template(TEMPLATE.read_text()).substitute(
-            settings,
-            name=self.name,
-            dir=self.dir,
-            host=host(),
-            address=address,
-            user=getpass.getuser(),
-            controller_port=port,
-            node_names=nodes,
-            node_ports=_range("", port + 2, port + 1 + self.nodes),
-            gres=f"Gres=gpu:{self.gpus}" if self.gpus else "",
-            first_job_id=int(time.time()) % 60_000_000,  # SLURM's numbers end at 67 million
-            job_requeue=int(self.job_requeue),
-            accounting=self._accounting(address, port + 1),
-        )
-        write_text(self.dir / "etc/slurm.conf", text)
-        if self.accounting == "shim":
-            shim = self.dir / "bin/sacct"
-            write_text(shim, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(SHIM))} "$@"\n')
-            shim.chmod(0o755)
-        key = self.dir / "munge/key"
-        if not key.exists():
-            key.touch(mode=0o600)
-            key.write_bytes(secrets.token_bytes(128))
-
-    def _accounting(self, address: str, port: int) -> str:
-        """The lines of slurm.conf."""
-        return "AccountingStorageType=accounting_storage/none"
-
     def _daemons(self) -> Iterator[Daemon]:
         """In the order in which they need each other."""
         munge = self.dir / "munge"
@@ -292,9 +246,37 @@ class Cluster:
                 "--force",  # a folder in which only its owner may look is no reason to refuse
             ],
         )
-        yield Daemon("slurmctld", ["slurmctld"], lambda: self.run("sinfo", "--noheader").returncode == 0)
+        if self.accounting == "dbd":
+            yield Daemon("mariadbd", self._mariadbd(), (self.dir / "mysql/socket").exists)
+            yield Daemon("slurmdbd", ["slurmdbd"], lambda: self._answers("sacctmgr", "--noheader", "list", "cluster"))
+        yield Daemon("slurmctld", ["slurmctld"], lambda: self._answers("sinfo", "--noheader"))
         for name in self.node_names:
             yield self._slurmd(name)
+
+    def _mariadbd(self) -> list[str]:
+        """A database without a network: its socket is in a folder of which only its owner knows the inside."""
+        return [
+            *("setsid", "--fork", "mariadbd", *self._database(), "--skip-networking"),
+            *(f"--socket={self.dir}/mysql/socket", f"--pid-file={self.dir}/run/mariadbd.pid"),
+            *(f"--log-error={self.dir}/log/mariadbd.log", "--performance-schema=OFF"),
+            # what SLURM's manual asks for, and less care for a power cut than for speed
+            *("--innodb-buffer-pool-size=32M", "--innodb-lock-wait-timeout=900", "--innodb-flush-log-at-trx-commit=0"),
+        ]
+
+    def _database(self) -> list[str]:
+        return [
+            *("--no-defaults", f"--datadir={self.dir}/mysql", f"--user={getpass.getuser()}"),
+            "--innodb-log-file-size=8M",
+        ]
+
+    def _make_database(self) -> None:
+        folder = self.dir / "mysql"
+        if (folder / "mysql").exists():
+            return
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._call(
+            ["mariadb-install-db", *self._database(), "--auth-root-authentication-method=normal", "--skip-test-db"]
+        )
 
     def _slurmd(self, node: str) -> Daemon:
         (self.dir / "spool" / node).mkdir(exist_ok=True)
@@ -304,14 +286,20 @@ class Cluster:
         if self.pid(daemon.name) is not None:
             return
         (self.dir / "run" / f"{daemon.name}.pid").unlink(missing_ok=True)
-        environment = outside_slurm() | self.environment() | {MARK: str(self.dir)}
+        self._call(daemon.command)
+        self._wait(lambda: self.pid(daemon.name) is not None and daemon.ready(), daemon.name)
+
+    def _call(self, command: list[str]) -> None:
+        """Run a program as part of the cluster; what it leaves in the background carries the mark."""
+        environment = outside_slurm() | self.environment()
+        environment |= {MARK: str(self.dir), "MYSQL_UNIX_PORT": f"{self.dir}/mysql/socket"}
         environment["PATH"] = daemon_path(environment["PATH"])
-        program = shutil.which(daemon.command[0], path=environment["PATH"])
+        program = shutil.which(command[0], path=environment["PATH"])
         if program is None:
-            raise UserError(f"{daemon.command[0]} is not installed")
+            raise UserError(f"{command[0]} is not installed")
         with open(self.dir / "log/start.log", "ab") as log:
             done = subprocess.run(
-                [program, *daemon.command[1:]],
+                [program, *command[1:]],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -319,8 +307,10 @@ class Cluster:
                 cwd=self.dir / "log",
             )
         if done.returncode:
-            raise UserError(f"{daemon.name} does not start: {self._last_words(daemon.name)}")
-        self._wait(lambda: self.pid(daemon.name) is not None and daemon.ready(), daemon.name)
+            raise UserError(f"{command[0]} failed: {self._last_words(command[0])}")
+
+    def _answers(self, *command: str) -> bool:
+        return self.run(*command).returncode == 0
 
     def _wait(self, until: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + WAIT_S
@@ -344,18 +334,15 @@ class Cluster:
         if self.pid("slurmctld") is not None:
             with suppress(subprocess.TimeoutExpired):
                 self.run("scancel", "--quiet", f"--user={getpass.getuser()}")
-        end = time.monotonic() + 3.0
+        end = time.monotonic() + JOBS_S
         while self._stepds() and time.monotonic() < end:
             time.sleep(0.05)
         killed = self._end_jobs()
-        # the database's daemon and munged last: the others want to say goodbye to them
-        rank = {"slurmdbd": 1, "mariadbd": 2, "munged": 3}
         running = self.running()
-        for turn in range(4):
-            pids = [pid for name, pid in running.items() if rank.get(name, 0) == turn]
-            killed += processes.end(pids, self._is_daemon, patience_s=10.0)
-            if turn == 0:
-                killed += self._end_jobs()  # what was just being started
+        for program, patience_s in ENDING.items():
+            pids = [pid for name, pid in running.items() if name.split("-")[0] == program]
+            processes.end(pids, lambda pid, program=program: self._is_daemon(pid, program), patience_s)
+        killed += self._end_jobs()  # what was just being started
         for path in (self.dir / "run").glob("*.pid"):
             path.unlink()
         return killed
@@ -378,7 +365,7 @@ class Cluster:
                 found.add(pid)
         return found
 
-    def _is_daemon(self, pid: int, program: str = "") -> bool:
+    def _is_daemon(self, pid: int, program: str) -> bool:
         # Debian calls slurmctld slurmctld-wlm
         return processes.program(pid).startswith(program) and processes.environment(pid).get(MARK) == str(self.dir)
 
@@ -405,11 +392,6 @@ def started(dir: Path, **settings: Any) -> Iterator[Cluster]:
 def outside_slurm() -> dict[str, str]:
     """The environment of this process without what an outer SLURM has put there, which would be taken for settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH_", "SRUN_"))}
-
-
-def _range(prefix: str, first: int, last: int) -> str:
-    """n[1-3], as SLURM writes it; it does not take a range of one."""
-    return f"{prefix}{first}" if first == last else f"{prefix}[{first}-{last}]"
 
 
 if __name__ == "__main__":

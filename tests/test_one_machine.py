@@ -1,6 +1,7 @@
 """The SLURM on one machine: what it offers, that it keeps to itself, and that it leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,10 +124,10 @@ def test_a_node_lost_with_all_on_it_takes_its_jobs_along(cluster, tmp_path):
     there = submit(cluster, f"setsid sleep 60 & echo $! > {tmp_path}/there; sleep 60", "--nodelist=n1", "--no-requeue")
     elsewhere = submit(cluster, f"echo $$ > {tmp_path}/elsewhere; sleep 60", "--nodelist=n2")
     lost, kept = pid_in(tmp_path / "there"), pid_in(tmp_path / "elsewhere")
-    cluster.kill_node("n1", hard=True)
+    cluster.kill_node("n1", hard=True, report=True)
     assert not is_running(lost) and is_running(kept)
+    assert state(cluster, there) == "NODE_FAIL" and cluster.idle() == 2
     cluster.restart_node("n1")
-    wait_for(lambda: state(cluster, there) == "NODE_FAIL", "the controller's notice")
     wait_for(lambda: cluster.idle() == 3, "the node")
     assert state(cluster, elsewhere) == "RUNNING"
     cluster.run("scancel", elsewhere)
@@ -190,15 +191,16 @@ def test_a_number_that_belongs_to_somebody_else_is_never_signalled(tmp_path):
     cluster = Cluster(tmp_path / "c")
     (cluster.dir / "run").mkdir(parents=True)
     (cluster.dir / "cluster.json").write_text("{}")
+    program = shutil.copy(str(shutil.which("sleep")), tmp_path / "munged")
     with ExitStack() as stack:
         sleeps = {}
         for name, marks in {"marked": {MARK: str(cluster.dir)}, "other": {MARK: str(tmp_path)}, "plain": {}}.items():
-            one = stack.enter_context(subprocess.Popen(["sleep", "60"], env=marks, start_new_session=True))
+            one = stack.enter_context(subprocess.Popen([program, "60"], env=marks))
             stack.callback(one.kill)
-            (cluster.dir / f"run/sleep-{name}.pid").write_text(f"{one.pid}\n")
+            (cluster.dir / f"run/munged-{name}.pid").write_text(f"{one.pid}\n")
             sleeps[name] = one
         (cluster.dir / "run/slurmd-n1.pid").write_text(f"{sleeps['marked'].pid}\n")  # ours, but not that program
-        assert cluster.running() == {"sleep-marked": sleeps["marked"].pid}
+        assert cluster.running() == {"munged-marked": sleeps["marked"].pid}
         cluster.stop()
         assert sleeps["marked"].wait() == -signal.SIGTERM
         assert sleeps["other"].poll() is None and sleeps["plain"].poll() is None
