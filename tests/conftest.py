@@ -38,3 +38,15 @@ def root(tmp_path) -> Path:
 def database(tmp_path) -> Path:
     """Where a database may be made."""
     return tmp_path / "results.db"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A real SLURM for all tests of a process: 3 nodes with 2 GPUs that are not there, no accounting."""
+    from slurm_cluster import require_slurm
+
+    from slurm.one_machine import started
+
+    require_slurm()
+    with started(tmp_path_factory.mktemp("cluster"), nodes=3, gpus=2) as running:
+        yield running
