@@ -24,6 +24,7 @@ ProfileName = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="SUITE", help="A suite that was started.")]
 WORDS = {"hold": "held", "cancel": "cancelled"}
+GOING = ("queued", "starting", "running", "ending", "stopped", "lost")
 POLL_S, SLOWEST_S = 40.0, 180.0
 """between questions to SLURM: reset whenever something changed, longer while nothing does"""
 
@@ -179,7 +180,7 @@ def watch(
             console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}" + (f" ({done})" if done.continued else ""))
         pause = every if text != before else min(1.5 * pause, max(every, SLOWEST_S))
         before = text
-        going = [line for line in lines if line.state in ("queued", "starting", "running", "ending", "stopped", "lost")]
+        going = [line for line in lines if line.state in GOING]
         if once or not (going or done.late):
             break
         time.sleep(pause)

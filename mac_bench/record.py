@@ -215,8 +215,9 @@ class RunFolder:
                 raise UserError(f"{self.path}: this file system cannot lock files ({error.strerror})") from None
             yield
 
-    def conclude(self, attempt: int, state: State, reason: str, cause: Cause) -> bool:
-        """The last words on an attempt by somebody who saw it end, in the place of what it said itself.
+    def conclude(self, attempt: int, state: State, reason: str, cause: Cause, final: bool = False) -> bool:
+        """The last words on an attempt by somebody who saw it end, in the place of what it said itself; `final`: there
+        will be no other.
 
         Nothing is written, and False returned, where there is a later attempt, or the run is finished or in hands.
         """
@@ -227,7 +228,7 @@ class RunFolder:
                     return False
                 self._clear_up()
                 words = {"state": state, "reason": reason, "cause": cause}
-                self.append("end", attempt=attempt, step=status.step, **words)
+                self.append("end", attempt=attempt, step=status.step, **words, final=final)
                 write_text(self.path / "status.json", status.model_copy(update=words).model_dump_json() + "\n")
                 return True
         except UserError:

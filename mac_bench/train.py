@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) -> Outcome:  # noqa: B008
     """Train `run` in its folder under `root`, on data found under `data`.
 
-    SIGTERM and Ctrl-C save and return "stopped"; a second one interrupts at once. An order to hold or cancel the run is
+    SIGTERM and Ctrl-C save and return "stopped"; Ctrl-C after that interrupts at once. An order to hold or cancel the run is
     obeyed within seconds, and before it begins. Raises UserError for what the user can put right. Whatever is raised
     once the run is claimed is also written down as the reason of its failure.
     """
@@ -201,10 +201,11 @@ class Stop:
         self._looked = time.monotonic()
 
     def __call__(self, number: int, frame: object) -> None:
-        """The signal handler: only sets a flag, so that a checkpoint is never cut in two."""
-        if self.asked is not None:
+        """The signal handler: only sets a flag, so that a checkpoint is never cut in two. Ctrl-C after another signal
+        interrupts; other signals can come twice, from a cluster and from the queue there."""
+        if self.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = number
+        self.asked = self.asked or number
 
     def ordered(self) -> Order | None:
         """The order to hold or cancel the run, if there is one."""

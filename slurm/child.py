@@ -58,7 +58,7 @@ class Child:
                 env=os.environ | place.environment,
                 # Ctrl-C in the terminal must reach only the queue: the run gets one signal, not two
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
+                preexec_fn=lambda: _prepare(parent),
             )
         if place.cores is not None:
             with suppress(OSError):  # already gone, or forbidden: it just runs unpinned
@@ -113,8 +113,12 @@ class Child:
         return "" if last.startswith(SEPARATOR) else last.removeprefix("mac-bench: ")
 
 
-def _die_with(parent: int) -> None:
-    """In the child: SIGTERM when the parent dies, so that a run whose queue was killed saves and ends. Linux only."""
+def _prepare(parent: int) -> None:
+    """In the child: SIGTERM when the parent dies, so that a run whose queue was killed saves and ends (Linux only).
+
+    A cluster sends its warning to every process of a job, and the queue passes it on as SIGTERM.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died just before

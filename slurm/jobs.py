@@ -43,7 +43,7 @@ def work(root: str, name: str, array: int, element: int) -> None:
     queue, began = Queue(members, Path(root), command, Console(width=200), patient=True), time.monotonic()
     with listening(queue.stop, (signal.SIGUSR2, signal.SIGTERM)):
         queue.go(places(len(members)))
-    left = [folder for folder in folders if queue.results[folder.path.name].state in ("stopped", "waiting")]
+    left = [folder for folder in folders if _unfinished(queue, folder.path.name)]
     if queue.signal is not None:
         near = time.monotonic() - began > 60 * profile.time_minutes - profile.signal_s - SLACK_S
         end = _why(queue.signal, near, log)
@@ -54,7 +54,7 @@ def work(root: str, name: str, array: int, element: int) -> None:
             _queue_again(Path(root), sent, own, left, profile.requeue)
     else:  # what asks for more memory, or less company
         tend.resubmit(Path(root), [folder.path.name for folder in folders])
-    if any(result.state == "failed" for result in queue.results.values()):
+    if any(result.state == "failed" for result in queue.results.values()) and queue.signal is None:
         raise SystemExit(1)
 
 
@@ -76,6 +76,12 @@ def probe(root: str, token: str) -> None:
     (Path(root) / "jobs" / f"probe-{token}.txt").write_text("\n".join(found) + "\n")
 
 
+def _unfinished(queue: Queue, run: str) -> bool:
+    """Whether a run had no fair chance: what fails after a signal does so because of it."""
+    state = queue.results[run].state
+    return state in ("stopped", "waiting") or (state == "failed" and run in queue.interrupted)
+
+
 def _own_id() -> str:
     array, element = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     return f"{array}_{element}" if array else os.environ["SLURM_JOB_ID"]
@@ -93,9 +99,10 @@ def _why(number: int, near_limit: bool, log: Path) -> End:
 
 
 def _conclude_last_time(folders: list[RunFolder], own: str, log: Path) -> None:
-    """Runs that this job left without last words when it was queued again, as after a node's failure."""
+    """Runs that this job left without last words when it was queued again. Whatever else does that says so in the
+    job's output, or gives its processes the time to say it: so without a word it was the node."""
     word = ends.last_word(log)
-    end = word if word and word.cause != "ordered" else ends.REQUEUED
+    end = word if word and word.cause != "ordered" else ends.NODE_FAILED
     for folder in folders:
         status = status_of(folder)
         if status and status.job == own and status.state in ("running", "lost"):
@@ -104,7 +111,7 @@ def _conclude_last_time(folders: list[RunFolder], own: str, log: Path) -> None:
 
 def _conclude(folder: RunFolder, own: str, end: End) -> None:
     status = status_of(folder)
-    if status and status.job == own and status.state in ("running", "stopped"):
+    if status and status.job == own and status.state in ("running", "stopped", "failed"):
         folder.conclude(status.attempt, end.state, end.reason, end.cause)
     if end.state == "cancelled":  # whoever did it wants no other job to go on
         folder.give_order("cancel", end.reason)

@@ -28,6 +28,8 @@ class Attempt(NamedTuple):
     cause: Cause | None = None
     """None: it has not ended, or without a word"""
     reason: str = ""
+    final: bool = False
+    """somebody decided that there is to be no other"""
 
 
 class Decision(NamedTuple):
@@ -52,7 +54,8 @@ def attempts(events: Iterable[Event]) -> list[Attempt]:
             found[event["attempt"]] = Attempt(event["attempt"], start, event["time"], event.get("job"))
         elif event["kind"] == "end" and event["state"] != "finished":
             before = found.get(event["attempt"], Attempt(event["attempt"], start, event["time"]))
-            found[event["attempt"]] = before._replace(cause=event.get("cause"), reason=event["reason"] or "")
+            words = {"cause": event.get("cause"), "reason": event["reason"] or "", "final": event.get("final", False)}
+            found[event["attempt"]] = before._replace(**words)
     return [found[number] for number in sorted(found)]
 
 
@@ -78,7 +81,7 @@ def decide(tried: list[Attempt], progressed: bool = False) -> Decision:
     if not tried:
         return Decision(True, "")
     last = tried[-1]
-    if last.cause in ("refused", "ordered"):
+    if last.final or last.cause in ("refused", "ordered"):
         return Decision(False, last.reason)
     if last.cause == "error":
         same = _trailing(tried, lambda attempt: attempt.reason == last.reason)

@@ -132,6 +132,8 @@ class Queue:
         """runs that an order keeps, for as long as there are others"""
         self.running: list[Child] = []
         self.signal: int | None = None
+        self.interrupted: set[str] = set()
+        """ids of the runs that were in training when the signal came"""
         self._looked = 0.0
         self._patience = time.monotonic() + (SILENCE_S + 2 * RETURN_S if patient else 0)
         for member in members:
@@ -165,13 +167,16 @@ class Queue:
 
     def stop(self, number: int, frame: object) -> None:
         """The signal handler. Runs that have not begun to listen yet end at once, and have nothing to save."""
+        again = self.signal is not None and number == signal.SIGINT
+        if self.signal is None:
+            self.interrupted = {child.member.run.id for child in self.running}
         self.signal = self.signal or number
-        self.terminate()
+        self.terminate(signal.SIGINT if again else signal.SIGTERM)
 
-    def terminate(self) -> None:
+    def terminate(self, number: int = signal.SIGTERM) -> None:
         """Ask all runs to save and end."""
         for child in self.running:
-            child.process.terminate()
+            child.process.send_signal(number)
 
     def _start(self, member: Member, place: Place) -> bool:
         folder = self.folders[member.run.id]
@@ -234,7 +239,7 @@ class Queue:
             return Result(member, "waiting")
         latest = status_of(child.folder)
         if latest and not next_.go_on and next_.reason != result.reason:
-            child.folder.conclude(latest.attempt, "failed", next_.reason, latest.cause or "error")
+            child.folder.conclude(latest.attempt, "failed", next_.reason, latest.cause or "error", True)
         return result._replace(state="failed", reason=result.reason if next_.go_on else next_.reason)
 
     def _leave(self, result: Result) -> None:

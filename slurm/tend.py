@@ -58,7 +58,7 @@ class Tended(NamedTuple):
 def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
     """The state of each run: reads its folder, and asks SLURM one question where any has a job there."""
     where = submission.latest(submission.everything(root))
-    words = {run: (status_of(RunFolder(root / run)), RunFolder(root / run).order()) for run in runs}
+    words = {run: _words(RunFolder(root / run), run in where and where[run][0].place == "slurm") for run in runs}
     open_ = [run for run, (status, order) in words.items() if run in where and not _settled(status, order)]
     names = {name for run in open_ if (name := where[run][1])}
     jobs, silent = _ask(names)
@@ -112,7 +112,7 @@ def _resubmit(root: Path, runs: Sequence[str]) -> Tended:
             own = sent.resources.get(run)
             groups.setdefault(sent.id, []).append(Ask(run, sent.profile.with_(own) if own else sent.profile, decision))
         elif status and status.state != "failed":
-            given_up += folder.conclude(status.attempt, "failed", decision.reason, status.cause or "error")
+            given_up += folder.conclude(status.attempt, "failed", decision.reason, status.cause or "error", True)
     sent = [_again(root, submission.read(root, name), asks) for name, asks in groups.items()]
     refused = next((each.refused for each in sent if each.refused), None)
     return Tended(sum(each.accepted for each in sent), given_up, 0, refused)
@@ -122,6 +122,20 @@ def _again(root: Path, before: Submission, asks: list[Ask]) -> Sent:
     fresh = submission.new(before.suite, "slurm", before.options)
     kept = {"code": before.code, "profile": before.profile, "resources": before.resources}
     return send(fresh.model_copy(update=kept), root, asks)
+
+
+def _words(folder: RunFolder, on_cluster: bool) -> tuple[Status | None, Order | None]:
+    """What a run said last, and what was ordered. On a cluster one that failed and is to be tried again has stopped."""
+    status, order = status_of(folder), folder.order()
+    if (
+        on_cluster
+        and status
+        and status.state == "failed"
+        and not (order and order.wish != "go")
+        and judge(folder).go_on
+    ):
+        status = status.model_copy(update={"state": "stopped"})
+    return status, order
 
 
 def _ask(names: set[str]) -> tuple[dict[str, Job], bool]:

@@ -19,13 +19,15 @@ VERSION = 1
 class Config(Settings):
     """How it behaves."""
 
-    nap_ms: float = 0.0
-    """of each update"""
+    slow: float = 1.0
+    """times $COUNTING_NAP_MS, for each update"""
     dies: Literal["never", "error", "refused", "memory", "gpu", "kill"] = "never"
     at: int = 0
     """the update at which it dies; 0: any"""
     until_memory_gb: float = 0.0
     """it no longer dies in a job that has so much"""
+    until_alone: bool = False
+    """it no longer dies with a GPU for itself"""
 
 
 class Counting:
@@ -39,13 +41,15 @@ class Counting:
 
     def update(self, batch, step):
         """One number that tells whether every update before was the same."""
-        time.sleep(self.c.nap_ms / 1000)
+        time.sleep(self.c.slow * float(os.environ.get("COUNTING_NAP_MS", 0)) / 1000)
         if self.c.dies != "never" and step >= self.c.at and not self._roomy():
             self._die()
         self.w = 0.9 * self.w + batch.obs.astype(np.float64).mean(axis=0)
         return {"loss/sum": float(self.w.sum())}
 
     def _roomy(self) -> bool:
+        if self.c.until_alone:
+            return "XLA_CLIENT_MEM_FRACTION" not in os.environ
         granted = float(os.environ.get("SLURM_MEM_PER_NODE", 0)) / 1024
         return 0 < self.c.until_memory_gb <= granted
 
