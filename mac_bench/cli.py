@@ -329,11 +329,22 @@ def check_agent(name: Annotated[str, typer.Argument(metavar="NAME", help="An age
 
 
 @app.command(rich_help_panel=WORKSHOP)
-def doctor(runs: Runs = RUNS, data: Data = DATA) -> None:
-    """Show what works on this machine, and what to do about the rest."""
-    from mac_bench.doctor import show
+def doctor(
+    profile: Annotated[str | None, typer.Option("--profile", "-p", help="Try a cluster's profile with a job.")] = None,
+    runs: Runs = RUNS,
+    data: Data = DATA,
+) -> None:
+    """Show what works on this machine, and what to do about the rest; with a profile, whether its jobs do."""
+    from mac_bench.doctor import examine, show
 
-    show(terminal(), runs, data)
+    if profile is None:
+        show(terminal(), examine(runs, data))
+        return
+    from slurm import probe
+
+    findings = list(probe.examine(profile, runs.absolute()))
+    show(terminal(), findings)
+    raise typer.Exit(int(any(finding.level == "broken" for finding in findings)))
 
 
 cli_jobs.register(app, CLUSTER)

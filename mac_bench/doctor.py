@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,10 +43,10 @@ class Finding(NamedTuple):
     text: str
 
 
-def show(console: Console, root: Path, data: Path) -> None:
+def show(console: Console, findings: Iterable[Finding]) -> None:
     """Print each finding as soon as it is there."""
     marks = {"works": "[green]✓[/]", "absent": "[yellow]\N{EN DASH}[/]", "broken": "[red]✗[/]"}
-    for finding in examine(root, data):
+    for finding in findings:
         table = plain_table("", "", "", header=False)
         table.columns[1].width = 9
         table.add_row(marks[finding.level], finding.what, escape(finding.text))
@@ -59,7 +59,7 @@ def examine(root: Path, data: Path) -> Iterator[Finding]:
     yield _cores()
     yield _packages()
     yield _mujoco()
-    yield _jax()
+    yield jax()
     yield _torch()
     yield _drawing()
     yield _slurm()
@@ -88,7 +88,8 @@ def _mujoco() -> Finding:
     return Finding("broken", "physics", f"{found}: results differ; pip install mujoco=={PHYSICS}")
 
 
-def _jax() -> Finding:
+def jax() -> Finding:
+    """Whether JAX works here, and on what."""
     ok, text = _try(JAX)
     if not ok:
         return Finding("broken", "jax", text)

@@ -53,9 +53,9 @@ class Outcome(NamedTuple):
 def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) -> Outcome:  # noqa: B008
     """Train `run` in its folder under `root`, on data found under `data`.
 
-    SIGTERM and Ctrl-C save and return "stopped"; Ctrl-C after that interrupts at once. An order to hold or cancel the run is
-    obeyed within seconds, and before it begins. Raises UserError for what the user can put right. Whatever is raised
-    once the run is claimed is also written down as the reason of its failure.
+    SIGTERM and Ctrl-C save and return "stopped"; Ctrl-C after that interrupts at once. An order to hold or cancel the
+    run is obeyed within seconds, and before it begins. Raises UserError for what the user can put right. Whatever is
+    raised once the run is claimed is also written down as the reason of its failure.
     """
     trackers.check(options.trackers)
     folder = RunFolder.create(root, run)

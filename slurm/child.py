@@ -87,10 +87,11 @@ class Child:
         if self.process.returncode == 0 and order and order.wish != "go":
             return Result(self.member, order.state, order.reason)
         state, reason, cause = self._death()
-        if status:
-            self.folder.conclude(status.attempt, state, reason, cause)
-        else:
-            self.folder.bury(self.member.run.steps, state, reason, cause)
+        with suppress(OSError):  # a full disk: the queue at least goes on
+            if status:
+                self.folder.conclude(status.attempt, state, reason, cause)
+            else:
+                self.folder.bury(self.member.run.steps, state, reason, cause)
         return Result(self.member, state, reason)
 
     def _death(self) -> tuple[State, str, Cause]:

@@ -1,5 +1,6 @@
 """What runs inside a cluster's job: small functions of plain arguments, which submitit calls by their names."""
 
+import json
 import os
 import signal
 import socket
@@ -8,7 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mac_bench import doctor
 from mac_bench.errors import UserError
+from mac_bench.files import write_text
 from mac_bench.overview import status_of
 from mac_bench.record import JOB, RunFolder
 from mac_bench.signals import listening
@@ -68,12 +71,10 @@ def keep(root: str) -> None:
         time.sleep(LATE_S)
 
 
-def probe(root: str, token: str) -> None:
-    """Show that jobs find the folder of runs, and can begin to train: for `mac-bench doctor --profile`."""
-    import jax
-
-    found = [f"{socket.gethostname()}: jax {jax.__version__} on {jax.devices()[0].device_kind}"]
-    (Path(root) / "jobs" / f"probe-{token}.txt").write_text("\n".join(found) + "\n")
+def probe(root: str, answer: str) -> None:
+    """Show that jobs find the folder of runs and can begin to train: `slurm/probe.py` waits for the answer."""
+    found = doctor.jax()
+    write_text(Path(root) / answer, json.dumps({"host": socket.gethostname(), "jax": found.text}) + "\n")
 
 
 def _unfinished(queue: Queue, run: str) -> bool:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +35,8 @@ REFRESH_S = 1.0
 NEITHER = "\N{EN DASH}"
 """mark of what is neither a success nor a failure"""
 MARKS = {"finished": ("✓", "green"), "failed": ("✗", "red")}
+MOST_TRIES = 20
+"""of a run in one queue, whatever its folder says"""
 ORDERS_S = 2.0
 RETURN_S = 15.0
 """time before a job looks again at a run that another process has"""
@@ -128,6 +130,8 @@ class Queue:
         self.waiting: deque[Member] = deque()
         self.later: list[tuple[float, Member]] = []
         """runs to look at again, and when, in seconds of the monotonic clock"""
+        self.tries: Counter[str] = Counter()
+        """how often a run ended here before it was finished"""
         self.held: list[Member] = []
         """runs that an order keeps, for as long as there are others"""
         self.running: list[Child] = []
@@ -233,7 +237,8 @@ class Queue:
         """`waiting` where the run may be tried again here; else how it stays, with the whole reason."""
         next_ = judge(child.folder)
         member = child.member
-        if next_.go_on and (next_.memory, next_.sharing) == (1, 1):
+        self.tries[member.run.id] += 1  # a full disk leaves no trace in the folder
+        if next_.go_on and (next_.memory, next_.sharing) == (1, 1) and self.tries[member.run.id] < MOST_TRIES:
             self.waiting.append(member)
             self._say(NEITHER, "yellow", member, f"{result.reason} after {after}; is tried again")
             return Result(member, "waiting")

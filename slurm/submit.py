@@ -114,6 +114,15 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
     return Sent(sent, None)
 
 
+def single(sent: Submission, root: Path, profile: Profile, function: str, arguments: tuple[str, ...]) -> str:
+    """Id of a job that does one function of `slurm/jobs.py`. Raises UserError with what sbatch said."""
+    from slurm import jobs  # which submit as well
+
+    check_root(root)
+    submission.write(root, sent)
+    return _sbatch(sent, root, Array(profile=profile, packs=[[]]), getattr(jobs, function), [arguments], None)
+
+
 def keeper_of(profile: Profile) -> Profile:
     """What the small job asks for that waits for an array with this profile."""
     return profile.model_copy(update={**KEEPER, "partition": profile.keeper_partition or profile.partition})

@@ -17,19 +17,25 @@ from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.errors import UserError
 from mac_bench.record import RunFolder
 from mac_bench.suite import Member
-from slurm import pool
+from slurm import places, pool
 
 CHILD = """
 import json, os, signal, sys, time
 folder, does = sys.argv[1], sys.argv[2]
 
-def status(state, reason=None):
+def event(**fields):
+    with open(folder + "/events.jsonl", "a") as file:
+        file.write(json.dumps({"time": time.time(), "attempt": ATTEMPT, "step": 5, **fields}) + "\\n")
+
+def status(state, reason=None, cause=None):
+    if state != "running":
+        event(kind="end", state=state, reason=reason, cause=cause)
     with open(folder + "/status.json", "w") as file:
         json.dump({"state": state, "step": 5, "steps": 10, "attempt": ATTEMPT, "reason": reason,
                    "heartbeat": time.time(), "host": "here", "pid": os.getpid()}, file)
 
 def stop(number, frame):
-    status("stopped", "SIGTERM")
+    status("stopped", "SIGTERM", "signalled")
     sys.exit(143)
 
 try:
@@ -46,7 +52,7 @@ if does == "wait":
 if does == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if does == "fail":
-    status("failed", "loss is nan")
+    status("failed", "loss is nan", "refused")
     sys.exit(1)
 if does == "beaten":
     with open(folder + "/status.json", "w") as file:
@@ -54,11 +60,11 @@ if does == "beaten":
                    "host": "far", "pid": 7}, file)
     sys.exit("mac-bench: another process is training this run; leaving it alone")
 if does == "refuse":
-    sys.exit("mac-bench: no data 'x'")
+    print("mac-bench: no data 'x'")
+    sys.exit(2)
 if does == "slow":
     time.sleep(0.8)
-with open(folder + "/events.jsonl", "a") as file:
-    file.write(json.dumps({"kind": "evaluation", "tasks": [{"success": 0.25}, {"success": 0.75}]}) + "\\n")
+event(kind="evaluation", tasks=[{"success": 0.25}, {"success": 0.75}])
 with open(folder + "/times.json", "w") as file:
     json.dump([begin, time.time()], file)
 if hasattr(os, "sched_getaffinity"):
@@ -112,7 +118,7 @@ def test_one_that_fails_stops_no_other(tmp_path):
     assert states(outcome) == ["failed", "failed", "finished", "failed", "finished"]
     assert [result.reason for result in outcome.results] == [
         "loss is nan",
-        "killed by SIGKILL, perhaps for lack of memory",
+        "no progress in 3 attempts: killed by SIGKILL, perhaps for lack of memory",
         None,
         "no data 'x'",
         None,
@@ -200,12 +206,12 @@ def test_a_broken_terminal_leaves_no_run_behind(tmp_path, monkeypatch):
     def command(folder: Path) -> list[str]:
         return [sys.executable, "-S", "-c", CHILD, str(folder), "wait"]
 
-    class Watched(pool._Child):
+    class Watched(pool.Child):
         def __init__(self, *args):
             super().__init__(*args)
             children.append(self)
 
-    monkeypatch.setattr(pool, "_Child", Watched)
+    monkeypatch.setattr(pool, "Child", Watched)
     with pytest.raises(OSError, match="the terminal is gone"):
         pool.run_pool(members(1), tmp_path, Path("data"), console=Gone(), command=command)
     assert children[0].process.wait(timeout=20) != 0
@@ -232,15 +238,15 @@ def machine(monkeypatch):
 
 
 def test_each_run_gets_twice_its_share_of_cores(machine):
-    assert [place.cores for place in pool.places(1)] == [None]
-    assert [place.cores for place in pool.places(2)] == [None, None]
-    assert [sorted(place.cores or ()) for place in pool.places(4)] == [
+    assert [place.cores for place in places.places(1)] == [None]
+    assert [place.cores for place in places.places(2)] == [None, None]
+    assert [sorted(place.cores or ()) for place in places.places(4)] == [
         [0, 1, 2, 3],
         [2, 3, 4, 5],
         [4, 5, 6, 7],
         [0, 1, 6, 7],
     ]
-    use = [sum(core in (place.cores or ()) for place in pool.places(16)) for core in range(8)]
+    use = [sum(core in (place.cores or ()) for place in places.places(16)) for core in range(8)]
     assert use == [2] * 8, "more runs than cores are spread evenly"
 
 
@@ -249,24 +255,24 @@ def test_the_share_of_cores_reaches_the_process(tmp_path):
     jobs = 2 * len(os.sched_getaffinity(0)) + 1  # so that every share is a single core
     play(tmp_path, jobs, {}, jobs=jobs)
     logs = "".join((tmp_path / member.run.id / "log.txt").read_text() for member in members(jobs))
-    expected = [f"cores {sorted(place.cores or ())}" for place in pool.places(jobs)]
+    expected = [f"cores {sorted(place.cores or ())}" for place in places.places(jobs)]
     assert sorted(line for line in logs.splitlines() if line.startswith("cores")) == sorted(expected)
 
 
 def test_runs_are_spread_over_gpus_and_share_their_memory(machine):
-    found = [place.environment for place in pool.places(4)]
+    found = [place.environment for place in places.places(4)]
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["0", "1", "0", "1"]
     assert {environment["XLA_CLIENT_MEM_FRACTION"] for environment in found} == {"0.450"}
     assert {environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for environment in found} == {"0.450"}
-    assert "XLA_CLIENT_MEM_FRACTION" not in pool.places(2)[0].environment, "alone on a GPU, nothing is limited"
+    assert "XLA_CLIENT_MEM_FRACTION" not in places.places(2)[0].environment, "alone on a GPU, nothing is limited"
 
 
 def test_a_machine_without_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pool.gpus() == []
+    assert places.gpus() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", "")
-    assert pool.gpus() == []
+    assert places.gpus() == []
 
 
 def test_the_command_is_a_list_of_arguments(tmp_path):
