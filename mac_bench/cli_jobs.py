@@ -2,6 +2,7 @@
 
 import getpass
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -76,7 +77,7 @@ def _go(runs: Path, suite: str, chosen: Selection, word: str) -> None:
     _complain(done.problems)
 
 
-def _complain(problems: tuple[str, ...]) -> None:
+def _complain(problems: Sequence[str]) -> None:
     """Raises UserError where SLURM did not do what it was told."""
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

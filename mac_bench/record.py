@@ -48,6 +48,8 @@ Cause = Literal[
 """why an attempt ended before its run was finished; `refused` is what the user must put right, `error` a defect"""
 Wish = Literal["go", "hold", "cancel"]
 
+OBEYED: dict[Wish, State] = {"go": "waiting", "hold": "held", "cancel": "cancelled"}
+
 JOB = "MAC_BENCH_JOB"
 """variable that names the cluster's job in which a run is trained"""
 
@@ -89,7 +91,7 @@ class Order(pydantic.BaseModel):
     @property
     def state(self) -> State:
         """What a run becomes that obeys."""
-        return {"go": "waiting", "hold": "held", "cancel": "cancelled"}[self.wish]
+        return OBEYED[self.wish]
 
 
 def standing(status: Status | None, order: Order | None) -> tuple[State, str]:
