@@ -77,7 +77,7 @@ def write(cluster: "Cluster", address: str) -> None:
     _write_gpus(cluster, nodes)
     if not (cluster.dir / "munge/key").exists():
         _write_private(cluster.dir / "munge/key", secrets.token_bytes(128))
-    # started for every question, so that it need not be executable where the project lies
+    # called by its name, as SLURM's own: PATH leads to it where it is to be used
     shim = cluster.dir / "bin/sacct"
     write_text(shim, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(SHIM))} "$@"\n')
     shim.chmod(0o755)

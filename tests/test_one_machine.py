@@ -187,6 +187,21 @@ def test_sacct_by_squeue_knows_what_squeue_knows(small):
     assert refused.returncode and "no field Shoes" in refused.stderr
 
 
+def test_sacct_with_a_database_remembers_a_cluster_that_was_stopped(tmp_path):
+    require_slurm(database=True)
+    question = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode"]
+    with started(tmp_path / "c", nodes=1, accounting="dbd") as real:
+        job = submit(real, "exit 3")
+        wait_for(lambda: real.run(*question, "-j", job).stdout == f"{job}|FAILED|3:0\n", "the accountant's notice")
+        assert {"mariadbd", "slurmdbd"} < real.running().keys()
+        assert {address.split(".")[0] for address in listening(set(real.running().values()))} == {"127"}
+        pids = real.running().values()
+        real.stop(clean=False)
+        assert not [pid for pid in pids if is_running(pid)]
+        real.start()
+        assert real.run(*question).stdout == f"{job}|FAILED|3:0\n"
+
+
 def test_a_number_that_belongs_to_somebody_else_is_never_signalled(tmp_path):
     cluster = Cluster(tmp_path / "c")
     (cluster.dir / "run").mkdir(parents=True)
