@@ -145,10 +145,10 @@ class Cluster:
         """
         self._check_node(name)
         with self._locked():
-            pid = self.pid(f"slurmd-{name}")
-            if pid is None:
+            daemon = f"slurmd-{name}"
+            if daemon not in self.running():
                 raise UserError(f"node {name} is not running")
-            processes.end([pid], lambda pid: self._is_daemon(pid, "slurmd"))
+            processes.end(lambda: [pid for other, pid in self.running().items() if other == daemon])
             if hard:
                 self._end_jobs(name)
             if report:
@@ -178,7 +178,9 @@ class Cluster:
         """A daemon's process; None where none of this cluster runs under that name."""
         with suppress(OSError, ValueError):
             pid = int((self.dir / "run" / f"{name}.pid").read_text())
-            return pid if self._is_daemon(pid, name.split("-")[0]) else None
+            # Debian calls slurmctld slurmctld-wlm
+            mine = processes.program(pid).startswith(_program(name))
+            return pid if mine and processes.environment(pid).get(MARK) == str(self.dir) else None
         return None
 
     def idle(self) -> int:
@@ -221,6 +223,8 @@ class Cluster:
                 raise UserError(f"{what} is {getattr(self, what)}; it must be at least 1")
         if self.gpus < 0:
             raise UserError(f"gpus is {self.gpus}; it must be at least 0")
+        if self.port is not None and not 1 <= self.port <= 65_535 - self.nodes - 1:
+            raise UserError(f"port is {self.port}; it must be between 1 and {65_535 - self.nodes - 1}")
         if any(letter.isspace() or letter in "#%,[]\"'\\" for letter in str(self.dir)):
             raise UserError(f"{self.dir}: SLURM's settings have no way to write such a path; choose a plain one")
         if len(str(self.dir / "munge/socket.lock")) > SOCKET_LENGTH:
@@ -338,23 +342,28 @@ class Cluster:
         while self._stepds() and time.monotonic() < end:
             time.sleep(0.05)
         killed = self._end_jobs()
-        running = self.running()
         for program, patience_s in ENDING.items():
-            pids = [pid for name, pid in running.items() if name.split("-")[0] == program]
-            processes.end(pids, lambda pid, program=program: self._is_daemon(pid, program), patience_s)
+            processes.end(
+                lambda program=program: [pid for name, pid in self.running().items() if _program(name) == program],
+                patience_s,
+            )
         killed += self._end_jobs()  # what was just being started
         for path in (self.dir / "run").glob("*.pid"):
             path.unlink()
         return killed
 
     def _end_jobs(self, node: str | None = None) -> list[int]:
-        """Kill what is left of jobs, of all nodes or one: their keepers, whose children they are, and the rest."""
-        stepds = self._stepds(node)
-        inside = processes.below(stepds)
-        strays = self.job_processes(node)
-        killed = processes.end(stepds, lambda pid: pid in self._stepds(node))
-        killed += processes.end(inside, lambda pid: True)
-        return killed + processes.end(strays, lambda pid: pid in self.job_processes(node))
+        """Kill what is left of jobs, of all nodes or one."""
+
+        def parts() -> list[int]:
+            # its keeper first, so that it cannot report a job's end; below it, what has lost the job's variables
+            stepds = self._stepds(node)
+            return list(dict.fromkeys([*stepds, *processes.below(stepds), *self.job_processes(node)]))
+
+        killed = []
+        while more := processes.end(parts):  # also what was begun while the others were ended
+            killed += more
+        return killed
 
     def _stepds(self, node: str | None = None) -> set[int]:
         """slurmstepd, one for each step of a job, writes to its node's log and has no mark in its environment."""
@@ -364,10 +373,6 @@ class Cluster:
             if mine and (node is None or self.dir / f"log/slurmd-{node}.log" in processes.files(pid)):
                 found.add(pid)
         return found
-
-    def _is_daemon(self, pid: int, program: str) -> bool:
-        # Debian calls slurmctld slurmctld-wlm
-        return processes.program(pid).startswith(program) and processes.environment(pid).get(MARK) == str(self.dir)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -387,6 +392,11 @@ def started(dir: Path, **settings: Any) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+def _program(name: str) -> str:
+    """What a daemon of that name runs; for a node, slurmd-n1, slurmd."""
+    return name.split("-")[0]
 
 
 def outside_slurm() -> dict[str, str]:

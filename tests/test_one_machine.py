@@ -121,8 +121,9 @@ def test_a_lost_slurmd_leaves_its_job_alone_and_comes_back(cluster, tmp_path):
 
 
 def test_a_node_lost_with_all_on_it_takes_its_jobs_along(cluster, tmp_path):
-    there = submit(cluster, f"setsid sleep 60 & echo $! > {tmp_path}/there; sleep 60", "--nodelist=n1", "--no-requeue")
-    elsewhere = submit(cluster, f"echo $$ > {tmp_path}/elsewhere; sleep 60", "--nodelist=n2")
+    script = "setsid --fork sh -c 'echo $$ > {}; sleep 60; true'; sleep 60"
+    there = submit(cluster, script.format(tmp_path / "there"), "--nodelist=n1", "--no-requeue")
+    elsewhere = submit(cluster, script.format(tmp_path / "elsewhere"), "--nodelist=n2")
     lost, kept = pid_in(tmp_path / "there"), pid_in(tmp_path / "elsewhere")
     cluster.kill_node("n1", hard=True, report=True)
     assert not is_running(lost) and is_running(kept)
@@ -147,11 +148,14 @@ def test_stop_leaves_nothing_behind_and_touches_no_neighbour(small, tmp_path):
     with ExitStack() as stack:
         other = stack.enter_context(started(tmp_path / "other", nodes=1))
         kept = submit(other, f"echo $$ > {tmp_path}/kept; sleep 60")
-        ignores = f"trap '' TERM; setsid sh -c 'echo $$ > {tmp_path}/stray; sleep 60; true' & "
-        # the second of them knows nothing of the job any more
+        # left behind by a job that is over
+        over = submit(small, f"setsid --fork sh -c 'echo $$ > {tmp_path}/stray; sleep 60; true'")
+        wait_for(lambda: state(small, over) == "COMPLETED", "the job's end")
+        # the second of them knows nothing of its job
+        ignores = f"trap '' TERM; echo $$ > {tmp_path}/ignores; "
         ignores += f"env -i sh -c 'trap \"\" TERM; echo $$ > {tmp_path}/nameless; sleep 60; true'"
         submit(small, ignores, "--export=NONE")
-        pids = [pid_in(tmp_path / name) for name in ("stray", "nameless")] + list(small.running().values())
+        pids = [pid_in(tmp_path / name) for name in ("stray", "ignores", "nameless")] + list(small.running().values())
         assert all(is_running(pid) for pid in pids)
         small.stop()
         assert not [pid for pid in pids if is_running(pid)] and not small.dir.exists()
@@ -162,9 +166,10 @@ def test_stop_leaves_nothing_behind_and_touches_no_neighbour(small, tmp_path):
 def test_stopped_without_cleaning_it_continues(small):
     first = submit(small, "sleep 60")
     small.stop(clean=False)
-    assert not small.running()
+    assert not small.running() and small.dir.exists()
     small.start()
-    assert int(submit(small, "true")) == int(first) + 1
+    assert int(submit(small, "true")) > int(first)
+    assert state(small, first) == "CANCELLED", "it remembers"
 
 
 def test_sacct_without_accounting_fails(cluster):
@@ -199,7 +204,7 @@ def test_sacct_with_a_database_remembers_a_cluster_that_was_stopped(tmp_path):
         real.stop(clean=False)
         assert not [pid for pid in pids if is_running(pid)]
         real.start()
-        assert real.run(*question).stdout == f"{job}|FAILED|3:0\n"
+        assert real.run(*question, "-j", job).stdout == f"{job}|FAILED|3:0\n"
 
 
 def test_a_number_that_belongs_to_somebody_else_is_never_signalled(tmp_path):
@@ -244,6 +249,7 @@ def test_what_is_wrong_with_the_machine_is_said_in_one_line(tmp_path, monkeypatc
     [
         ("c", {"nodes": 0}, "nodes is 0"),
         ("c", {"gpus": -1}, "gpus is -1"),
+        ("c", {"port": 65_533, "nodes": 2}, "between 1 and 65532"),
         ("a b", {}, "no way to write such a path"),
         ("x" * 100, {}, "shorter one"),
         (".", {}, "holds something else"),
@@ -255,6 +261,45 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_made(tmp_path, f
     with pytest.raises(UserError, match=message):
         Cluster(tmp_path / folder, **settings).start()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_packages_are_installed_without_their_services(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "POLICY", tmp_path / "policy-rc.d")
+    run, calls = subprocess.run, []
+
+    def apt_get(command, **options):
+        refused = run([machine.POLICY]).returncode
+        calls.append((command[2:], refused))
+        return subprocess.CompletedProcess(command, 100 if "broken" in command else 0, "", "E: why\nE: no such thing")
+
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(subprocess, "run", apt_get)
+    machine.install(["munge"])
+    assert calls == [(["update"], 101), (["install", "--yes", "--no-install-recommends", "munge"], 101)]
+    assert not machine.POLICY.exists()
+    with pytest.raises(UserError, match="E: no such thing"):
+        machine.install(["broken"])
+    assert not machine.POLICY.exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UserError, match="needs root and Debian or Ubuntu; ask for the packages munge slurmd"):
+        machine.install(["munge", "slurmd"])
+
+
+def test_the_host_s_name_is_put_on_loopback_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "HOSTS", tmp_path / "hosts")
+    machine.HOSTS.write_text("192.0.2.1 me\n")
+    # as a resolver does: the first line that knows the name
+    monkeypatch.setattr(socket, "gethostname", lambda: "me.example.org")
+    monkeypatch.setattr(
+        socket,
+        "gethostbyname",
+        lambda name: next(line.split()[0] for line in machine.HOSTS.read_text().splitlines() if name in line.split()),
+    )
+    for _ in range(2):
+        machine.name_on_loopback()
+        assert machine.HOSTS.read_text() == "127.0.0.1 me\n192.0.2.1 me\n"
+    assert machine.loopback_address() == "127.0.0.1"
 
 
 def test_the_command_line_starts_shows_and_stops(tmp_path):
