@@ -51,7 +51,7 @@ StorageLoc=slurm
 def write(cluster: "Cluster", address: str) -> None:
     """Everything that the daemons read. Raises UserError where the port is taken, or no ports are free."""
     ports = _ports(cluster, address)
-    for name in FOLDERS:
+    for name in (*FOLDERS, *(f"spool/{node}" for node in cluster.node_names)):
         (cluster.dir / name).mkdir(exist_ok=True)
     settings = {key: value for key, value in asdict(cluster).items() if key != "dir"}
     write_text(cluster.dir / "cluster.json", json.dumps(settings, indent=1))

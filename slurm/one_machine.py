@@ -86,6 +86,8 @@ class Cluster:
             return cls(dir, **json.loads((dir / "cluster.json").read_text()))
         except FileNotFoundError:
             raise UserError(f"no cluster in {dir}; `start --dir {dir}` makes one") from None
+        except (TypeError, ValueError):
+            raise UserError(f"{dir}/cluster.json is damaged or of another version; stop the cluster there") from None
 
     def start(self) -> None:
         """Start what does not run yet, and wait until every node is there: 2 seconds from nothing.
@@ -108,7 +110,7 @@ class Cluster:
                     self._make_database()
                 for daemon in self._daemons():
                     self._start(daemon)
-                self._wait(lambda: self.idle() == self.nodes, "the nodes")
+                self._wait(lambda: self.nodes_up() == self.nodes, "the nodes")
             except BaseException:
                 if first:
                     self._stop()
@@ -183,11 +185,11 @@ class Cluster:
             return pid if mine and processes.environment(pid).get(MARK) == str(self.dir) else None
         return None
 
-    def idle(self) -> int:
-        """Number of nodes that the controller could give a job to, now or after the one that it runs."""
+    def nodes_up(self) -> int:
+        """Number of nodes that the controller is in touch with, whether they are busy or not."""
         answer = self.run("sinfo", "--noheader", "--Node", "--partition=normal", "--format=%t")
-        # a mark behind the state: down, powered off, not heard of
-        return sum(state in ("idle", "alloc", "mix", "comp") for state in answer.stdout.split())
+        # a mark behind a state, such as mix*: the node does not answer
+        return sum(state.isalpha() and state not in ("down", "fail", "unk") for state in answer.stdout.split())
 
     def job_processes(self, node: str | None = None) -> set[int]:
         """Processes of jobs, of all nodes or one, with those that a job left behind in the background."""
@@ -283,7 +285,6 @@ class Cluster:
         )
 
     def _slurmd(self, node: str) -> Daemon:
-        (self.dir / "spool" / node).mkdir(exist_ok=True)
         return Daemon(f"slurmd-{node}", ["slurmd", "-N", node])
 
     def _start(self, daemon: Daemon) -> None:
@@ -324,12 +325,13 @@ class Cluster:
             time.sleep(0.05)
 
     def _last_words(self, name: str) -> str:
-        """The last error in a daemon's log, or where to look for it."""
+        """The last that a daemon's log says of an error, or where to look for it."""
         for log in (self.dir / f"log/{name}.log", self.dir / "log/start.log"):
             if log.exists():
                 lines = log.read_text(errors="replace").splitlines()
-                if errors := [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]:
-                    return f"{errors[-1]} ({log})"
+                for word in ("fatal", "error"):
+                    if said := [line for line in lines if word in line.lower()]:
+                        return f"{said[-1]} ({log})"
         return f"see {self.dir / 'log'}"
 
     # ---- ending
@@ -360,10 +362,8 @@ class Cluster:
             stepds = self._stepds(node)
             return list(dict.fromkeys([*stepds, *processes.below(stepds), *self.job_processes(node)]))
 
-        killed = []
-        while more := processes.end(parts):  # also what was begun while the others were ended
-            killed += more
-        return killed
+        killed = processes.end(parts)
+        return killed + processes.end(parts)  # what was begun while the others were ended
 
     def _stepds(self, node: str | None = None) -> set[int]:
         """slurmstepd, one for each step of a job, writes to its node's log and has no mark in its environment."""

@@ -115,7 +115,7 @@ def test_a_lost_slurmd_leaves_its_job_alone_and_comes_back(cluster, tmp_path):
     with pytest.raises(UserError, match="n3 is not running"):
         cluster.kill_node("n3")
     cluster.restart_node("n3")
-    wait_for(lambda: cluster.idle() == 3, "the node")
+    wait_for(lambda: cluster.nodes_up() == 3, "the node")
     assert is_running(pid) and state(cluster, job) == "RUNNING"
     cluster.run("scancel", job)
 
@@ -127,9 +127,9 @@ def test_a_node_lost_with_all_on_it_takes_its_jobs_along(cluster, tmp_path):
     lost, kept = pid_in(tmp_path / "there"), pid_in(tmp_path / "elsewhere")
     cluster.kill_node("n1", hard=True, report=True)
     assert not is_running(lost) and is_running(kept)
-    assert state(cluster, there) == "NODE_FAIL" and cluster.idle() == 2
+    assert state(cluster, there) == "NODE_FAIL" and cluster.nodes_up() == 2
     cluster.restart_node("n1")
-    wait_for(lambda: cluster.idle() == 3, "the node")
+    wait_for(lambda: cluster.nodes_up() == 3, "the node")
     assert state(cluster, elsewhere) == "RUNNING"
     cluster.run("scancel", elsewhere)
 
