@@ -36,6 +36,8 @@ JOBS_S = 3.0
 """how long jobs may take to end when the cluster is stopped"""
 SOCKET_LENGTH = 107
 """of a unix socket's path, at most"""
+LAST_JOB = 67_043_328
+"""SLURM's highest number of a job"""
 
 Accounting = Literal["none", "shim", "dbd"]
 """no sacct; sacct answered by squeue; SLURM's own, with its database"""
@@ -229,8 +231,13 @@ class Cluster:
             raise UserError(f"port is {self.port}; it must be between 1 and {65_535 - self.nodes - 1}")
         if any(letter.isspace() or letter in "#%,[]\"'\\" for letter in str(self.dir)):
             raise UserError(f"{self.dir}: SLURM's settings have no way to write such a path; choose a plain one")
-        if len(str(self.dir / "munge/socket.lock")) > SOCKET_LENGTH:
-            raise UserError(f"{self.dir}: longer than the path of a socket may be; choose a shorter one")
+        last = self.node_names[-1]
+        # where the step of a job listens; where it cannot, jobs fail without a word
+        longest = self.dir / f"spool/{last}/{last}_{LAST_JOB}.{2**32 - 1}"
+        if (over := len(str(longest)) - SOCKET_LENGTH) > 0:
+            raise UserError(
+                f"{self.dir}: {over} letters too long, because sockets in it have long names; choose another"
+            )
         if self.dir.exists() and self.dir.stat().st_uid != os.getuid():
             raise UserError(f"{self.dir} belongs to somebody else")
         names = {path.name for path in self.dir.iterdir()} if self.dir.exists() else set()
