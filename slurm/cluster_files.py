@@ -51,7 +51,7 @@ StorageLoc=slurm
 def write(cluster: "Cluster", address: str) -> None:
     """Everything that the daemons read. Raises UserError where the port is taken, or no ports are free."""
     ports = _ports(cluster, address)
-    for name in FOLDERS:
+    for name in (*FOLDERS, *(f"spool/{node}" for node in cluster.node_names)):
         (cluster.dir / name).mkdir(exist_ok=True)
     settings = {key: value for key, value in asdict(cluster).items() if key != "dir"}
     write_text(cluster.dir / "cluster.json", json.dumps(settings, indent=1))
@@ -77,7 +77,7 @@ def write(cluster: "Cluster", address: str) -> None:
     _write_gpus(cluster, nodes)
     if not (cluster.dir / "munge/key").exists():
         _write_private(cluster.dir / "munge/key", secrets.token_bytes(128))
-    # started for every question, so that it need not be executable where the project lies
+    # called by its name, as SLURM's own: PATH leads to it where it is to be used
     shim = cluster.dir / "bin/sacct"
     write_text(shim, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(SHIM))} "$@"\n')
     shim.chmod(0o755)

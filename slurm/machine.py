@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mac_bench.errors import UserError
@@ -94,7 +94,10 @@ def loopback_address() -> str:
 
 
 def name_on_loopback() -> None:
-    """Put the host's name into /etc/hosts, first. Raises UserError without root."""
+    """Put the host's name first into /etc/hosts, unless it is on loopback already. Raises UserError without root."""
+    with suppress(UserError):
+        loopback_address()
+        return
     try:
         HOSTS.write_text(f"127.0.0.1 {host()}\n{HOSTS.read_text()}")  # in place: in a container it is a mount
     except PermissionError:

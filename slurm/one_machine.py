@@ -36,6 +36,8 @@ JOBS_S = 3.0
 """how long jobs may take to end when the cluster is stopped"""
 SOCKET_LENGTH = 107
 """of a unix socket's path, at most"""
+LAST_JOB = 67_043_328
+"""SLURM's highest number of a job"""
 
 Accounting = Literal["none", "shim", "dbd"]
 """no sacct; sacct answered by squeue; SLURM's own, with its database"""
@@ -86,6 +88,8 @@ class Cluster:
             return cls(dir, **json.loads((dir / "cluster.json").read_text()))
         except FileNotFoundError:
             raise UserError(f"no cluster in {dir}; `start --dir {dir}` makes one") from None
+        except (TypeError, ValueError):
+            raise UserError(f"{dir}/cluster.json is damaged or of another version; stop the cluster there") from None
 
     def start(self) -> None:
         """Start what does not run yet, and wait until every node is there: 2 seconds from nothing.
@@ -108,7 +112,7 @@ class Cluster:
                     self._make_database()
                 for daemon in self._daemons():
                     self._start(daemon)
-                self._wait(lambda: self.idle() == self.nodes, "the nodes")
+                self._wait(lambda: self.nodes_up() == self.nodes, "the nodes")
             except BaseException:
                 if first:
                     self._stop()
@@ -145,10 +149,10 @@ class Cluster:
         """
         self._check_node(name)
         with self._locked():
-            pid = self.pid(f"slurmd-{name}")
-            if pid is None:
+            daemon = f"slurmd-{name}"
+            if daemon not in self.running():
                 raise UserError(f"node {name} is not running")
-            processes.end([pid], lambda pid: self._is_daemon(pid, "slurmd"))
+            processes.end(lambda: [pid for other, pid in self.running().items() if other == daemon])
             if hard:
                 self._end_jobs(name)
             if report:
@@ -178,14 +182,16 @@ class Cluster:
         """A daemon's process; None where none of this cluster runs under that name."""
         with suppress(OSError, ValueError):
             pid = int((self.dir / "run" / f"{name}.pid").read_text())
-            return pid if self._is_daemon(pid, name.split("-")[0]) else None
+            # Debian calls slurmctld slurmctld-wlm
+            mine = processes.program(pid).startswith(_program(name))
+            return pid if mine and processes.environment(pid).get(MARK) == str(self.dir) else None
         return None
 
-    def idle(self) -> int:
-        """Number of nodes that the controller could give a job to, now or after the one that it runs."""
+    def nodes_up(self) -> int:
+        """Number of nodes that the controller is in touch with, whether they are busy or not."""
         answer = self.run("sinfo", "--noheader", "--Node", "--partition=normal", "--format=%t")
-        # a mark behind the state: down, powered off, not heard of
-        return sum(state in ("idle", "alloc", "mix", "comp") for state in answer.stdout.split())
+        # a mark behind a state, such as mix*: the node does not answer
+        return sum(state.isalpha() and state not in ("down", "fail", "unk") for state in answer.stdout.split())
 
     def job_processes(self, node: str | None = None) -> set[int]:
         """Processes of jobs, of all nodes or one, with those that a job left behind in the background."""
@@ -221,10 +227,17 @@ class Cluster:
                 raise UserError(f"{what} is {getattr(self, what)}; it must be at least 1")
         if self.gpus < 0:
             raise UserError(f"gpus is {self.gpus}; it must be at least 0")
+        if self.port is not None and not 1 <= self.port <= 65_535 - self.nodes - 1:
+            raise UserError(f"port is {self.port}; it must be between 1 and {65_535 - self.nodes - 1}")
         if any(letter.isspace() or letter in "#%,[]\"'\\" for letter in str(self.dir)):
             raise UserError(f"{self.dir}: SLURM's settings have no way to write such a path; choose a plain one")
-        if len(str(self.dir / "munge/socket.lock")) > SOCKET_LENGTH:
-            raise UserError(f"{self.dir}: longer than the path of a socket may be; choose a shorter one")
+        last = self.node_names[-1]
+        # where the step of a job listens; where it cannot, jobs fail without a word
+        longest = self.dir / f"spool/{last}/{last}_{LAST_JOB}.{2**32 - 1}"
+        if (over := len(str(longest)) - SOCKET_LENGTH) > 0:
+            raise UserError(
+                f"{self.dir}: {over} letters too long, because sockets in it have long names; choose another"
+            )
         if self.dir.exists() and self.dir.stat().st_uid != os.getuid():
             raise UserError(f"{self.dir} belongs to somebody else")
         names = {path.name for path in self.dir.iterdir()} if self.dir.exists() else set()
@@ -279,7 +292,6 @@ class Cluster:
         )
 
     def _slurmd(self, node: str) -> Daemon:
-        (self.dir / "spool" / node).mkdir(exist_ok=True)
         return Daemon(f"slurmd-{node}", ["slurmd", "-N", node])
 
     def _start(self, daemon: Daemon) -> None:
@@ -320,12 +332,13 @@ class Cluster:
             time.sleep(0.05)
 
     def _last_words(self, name: str) -> str:
-        """The last error in a daemon's log, or where to look for it."""
+        """The last that a daemon's log says of an error, or where to look for it."""
         for log in (self.dir / f"log/{name}.log", self.dir / "log/start.log"):
             if log.exists():
                 lines = log.read_text(errors="replace").splitlines()
-                if errors := [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]:
-                    return f"{errors[-1]} ({log})"
+                for word in ("fatal", "error"):
+                    if said := [line for line in lines if word in line.lower()]:
+                        return f"{said[-1]} ({log})"
         return f"see {self.dir / 'log'}"
 
     # ---- ending
@@ -338,23 +351,26 @@ class Cluster:
         while self._stepds() and time.monotonic() < end:
             time.sleep(0.05)
         killed = self._end_jobs()
-        running = self.running()
         for program, patience_s in ENDING.items():
-            pids = [pid for name, pid in running.items() if name.split("-")[0] == program]
-            processes.end(pids, lambda pid, program=program: self._is_daemon(pid, program), patience_s)
+            processes.end(
+                lambda program=program: [pid for name, pid in self.running().items() if _program(name) == program],
+                patience_s,
+            )
         killed += self._end_jobs()  # what was just being started
         for path in (self.dir / "run").glob("*.pid"):
             path.unlink()
         return killed
 
     def _end_jobs(self, node: str | None = None) -> list[int]:
-        """Kill what is left of jobs, of all nodes or one: their keepers, whose children they are, and the rest."""
-        stepds = self._stepds(node)
-        inside = processes.below(stepds)
-        strays = self.job_processes(node)
-        killed = processes.end(stepds, lambda pid: pid in self._stepds(node))
-        killed += processes.end(inside, lambda pid: True)
-        return killed + processes.end(strays, lambda pid: pid in self.job_processes(node))
+        """Kill what is left of jobs, of all nodes or one."""
+
+        def parts() -> list[int]:
+            # its keeper first, so that it cannot report a job's end; below it, what has lost the job's variables
+            stepds = self._stepds(node)
+            return list(dict.fromkeys([*stepds, *processes.below(stepds), *self.job_processes(node)]))
+
+        killed = processes.end(parts)
+        return killed + processes.end(parts)  # what was begun while the others were ended
 
     def _stepds(self, node: str | None = None) -> set[int]:
         """slurmstepd, one for each step of a job, writes to its node's log and has no mark in its environment."""
@@ -364,10 +380,6 @@ class Cluster:
             if mine and (node is None or self.dir / f"log/slurmd-{node}.log" in processes.files(pid)):
                 found.add(pid)
         return found
-
-    def _is_daemon(self, pid: int, program: str) -> bool:
-        # Debian calls slurmctld slurmctld-wlm
-        return processes.program(pid).startswith(program) and processes.environment(pid).get(MARK) == str(self.dir)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -387,6 +399,11 @@ def started(dir: Path, **settings: Any) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+def _program(name: str) -> str:
+    """What a daemon of that name runs; for a node, slurmd-n1, slurmd."""
+    return name.split("-")[0]
 
 
 def outside_slurm() -> dict[str, str]:

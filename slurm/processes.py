@@ -11,9 +11,8 @@ from pathlib import Path
 PROC = Path("/proc")
 UNSEEN = (FileNotFoundError, ProcessLookupError, PermissionError)
 """what reading about a process raises that is gone, or somebody else's"""
-
-Ours = Callable[[int], bool]
-"""whether a process is one of those that are meant"""
+KILL_S = 5.0
+"""how long the kernel may take to end what was killed"""
 
 
 def everyone() -> Iterator[int]:
@@ -81,26 +80,23 @@ def below(pids: Iterable[int]) -> set[int]:
     return found
 
 
-def end(pids: Iterable[int], ours: Ours, patience_s: float = 0.0) -> list[int]:
+def end(find: Callable[[], Iterable[int]], patience_s: float = 0.0) -> list[int]:
     """SIGTERM, `patience_s` seconds later SIGKILL, and wait; without patience SIGKILL at once. Returns who was killed.
 
-    Each is held by a handle before `ours` looks at it, so that a number that is given to another process in between
-    cannot make that one the victim.
+    `find` says who is meant, and is asked twice: a number that it names again while a handle holds the process cannot
+    have been given to another one in between.
     """
     held: dict[int, int] = {}  # handle -> pid
     try:
-        for pid in pids:
+        for pid in find():
             with suppress(*UNSEEN):
-                handle = os.pidfd_open(pid)
-                held[handle] = pid
-                if not ours(pid):
-                    os.close(handle)
-                    del held[handle]
-        left = list(held)
+                held[os.pidfd_open(pid)] = pid
+        again = set(find()) if held else set()
+        left = [handle for handle, pid in held.items() if pid in again]
         if patience_s:
             left = _signal(left, signal.SIGTERM, patience_s)
         killed = [held[handle] for handle in left]
-        _signal(left, signal.SIGKILL, 5.0)
+        _signal(left, signal.SIGKILL, KILL_S)
         return killed
     finally:
         for handle in held:
@@ -109,11 +105,15 @@ def end(pids: Iterable[int], ours: Ours, patience_s: float = 0.0) -> list[int]:
 
 def _signal(handles: list[int], number: int, wait_s: float) -> list[int]:
     """Send it to all, wait for their end, and return those that still run."""
+    left = select.poll()
     for handle in handles:
         with suppress(*UNSEEN):
             signal.pidfd_send_signal(handle, number)
+        left.register(handle, select.POLLIN)  # readable once it has ended, reaped or not
+    running = dict.fromkeys(handles)
     until = time.monotonic() + wait_s
-    left = set(handles)
-    while left and (seconds := until - time.monotonic()) > 0:
-        left -= set(select.select(list(left), [], [], seconds)[0])  # readable once it has ended, reaped or not
-    return [handle for handle in handles if handle in left]
+    while running and (seconds := until - time.monotonic()) > 0:
+        for handle, _ in left.poll(1000 * seconds):
+            left.unregister(handle)
+            del running[handle]
+    return list(running)

@@ -1,6 +1,7 @@
 """Settings and small things that several tests need."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,13 @@ def database(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def cluster():
     """A real SLURM for all tests of a process: 3 nodes with 2 GPUs that are not there, no accounting."""
     from slurm_cluster import require_slurm
 
     from slurm.one_machine import started
 
     require_slurm()
-    with started(tmp_path_factory.mktemp("cluster"), nodes=3, gpus=2) as running:
+    # not pytest's folder, whose name can be too long for the names of sockets
+    with tempfile.TemporaryDirectory() as folder, started(Path(folder) / "cluster", nodes=3, gpus=2) as running:
         yield running

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,10 +19,20 @@ from slurm.one_machine import MARK, Cluster, started
 
 
 @pytest.fixture
-def small(tmp_path):
-    """A cluster of one node for one test, answering sacct by squeue."""
+def place():
+    """An empty folder with a short name: those of sockets are added to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def small(place):
+    """A cluster of one node for one test, answering sacct by squeue, in a folder with the longest name that may be."""
     require_slurm()
-    with started(tmp_path / "small", nodes=1, gpus=0, accounting="shim") as running:
+    name = "x" * (107 - len(f"{place}//spool/n1/n1_67043328.4294967295"))
+    with pytest.raises(UserError, match="1 letters too long"):
+        Cluster(place / f"{name}x", nodes=1).start()
+    with started(place / name, nodes=1, gpus=0, accounting="shim") as running:
         yield running
 
 
@@ -115,20 +126,21 @@ def test_a_lost_slurmd_leaves_its_job_alone_and_comes_back(cluster, tmp_path):
     with pytest.raises(UserError, match="n3 is not running"):
         cluster.kill_node("n3")
     cluster.restart_node("n3")
-    wait_for(lambda: cluster.idle() == 3, "the node")
+    wait_for(lambda: cluster.nodes_up() == 3, "the node")
     assert is_running(pid) and state(cluster, job) == "RUNNING"
     cluster.run("scancel", job)
 
 
 def test_a_node_lost_with_all_on_it_takes_its_jobs_along(cluster, tmp_path):
-    there = submit(cluster, f"setsid sleep 60 & echo $! > {tmp_path}/there; sleep 60", "--nodelist=n1", "--no-requeue")
-    elsewhere = submit(cluster, f"echo $$ > {tmp_path}/elsewhere; sleep 60", "--nodelist=n2")
+    script = "setsid --fork sh -c 'echo $$ > {}; sleep 60; true'; sleep 60"
+    there = submit(cluster, script.format(tmp_path / "there"), "--nodelist=n1", "--no-requeue")
+    elsewhere = submit(cluster, script.format(tmp_path / "elsewhere"), "--nodelist=n2")
     lost, kept = pid_in(tmp_path / "there"), pid_in(tmp_path / "elsewhere")
     cluster.kill_node("n1", hard=True, report=True)
     assert not is_running(lost) and is_running(kept)
-    assert state(cluster, there) == "NODE_FAIL" and cluster.idle() == 2
+    assert state(cluster, there) == "NODE_FAIL" and cluster.nodes_up() == 2
     cluster.restart_node("n1")
-    wait_for(lambda: cluster.idle() == 3, "the node")
+    wait_for(lambda: cluster.nodes_up() == 3, "the node")
     assert state(cluster, elsewhere) == "RUNNING"
     cluster.run("scancel", elsewhere)
 
@@ -143,15 +155,18 @@ def test_an_urgent_job_takes_a_normal_one_s_place_which_runs_again(small, tmp_pa
     assert state(small, job) == "RUNNING"
 
 
-def test_stop_leaves_nothing_behind_and_touches_no_neighbour(small, tmp_path):
+def test_stop_leaves_nothing_behind_and_touches_no_neighbour(small, place, tmp_path):
     with ExitStack() as stack:
-        other = stack.enter_context(started(tmp_path / "other", nodes=1))
+        other = stack.enter_context(started(place / "other", nodes=1))
         kept = submit(other, f"echo $$ > {tmp_path}/kept; sleep 60")
-        ignores = f"trap '' TERM; setsid sh -c 'echo $$ > {tmp_path}/stray; sleep 60; true' & "
-        # the second of them knows nothing of the job any more
+        # left behind by a job that is over
+        over = submit(small, f"setsid --fork sh -c 'echo $$ > {tmp_path}/stray; sleep 60; true'")
+        wait_for(lambda: state(small, over) == "COMPLETED", "the job's end")
+        # the second of them knows nothing of its job
+        ignores = f"trap '' TERM; echo $$ > {tmp_path}/ignores; "
         ignores += f"env -i sh -c 'trap \"\" TERM; echo $$ > {tmp_path}/nameless; sleep 60; true'"
         submit(small, ignores, "--export=NONE")
-        pids = [pid_in(tmp_path / name) for name in ("stray", "nameless")] + list(small.running().values())
+        pids = [pid_in(tmp_path / name) for name in ("stray", "ignores", "nameless")] + list(small.running().values())
         assert all(is_running(pid) for pid in pids)
         small.stop()
         assert not [pid for pid in pids if is_running(pid)] and not small.dir.exists()
@@ -162,9 +177,10 @@ def test_stop_leaves_nothing_behind_and_touches_no_neighbour(small, tmp_path):
 def test_stopped_without_cleaning_it_continues(small):
     first = submit(small, "sleep 60")
     small.stop(clean=False)
-    assert not small.running()
+    assert not small.running() and small.dir.exists()
     small.start()
-    assert int(submit(small, "true")) == int(first) + 1
+    assert int(submit(small, "true")) > int(first)
+    assert state(small, first) == "CANCELLED", "it remembers"
 
 
 def test_sacct_without_accounting_fails(cluster):
@@ -187,6 +203,21 @@ def test_sacct_by_squeue_knows_what_squeue_knows(small):
     assert refused.returncode and "no field Shoes" in refused.stderr
 
 
+def test_sacct_with_a_database_remembers_a_cluster_that_was_stopped(place):
+    require_slurm(database=True)
+    question = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode"]
+    with started(place / "c", nodes=1, accounting="dbd") as real:
+        job = submit(real, "exit 3")
+        wait_for(lambda: real.run(*question, "-j", job).stdout == f"{job}|FAILED|3:0\n", "the accountant's notice")
+        assert {"mariadbd", "slurmdbd"} < real.running().keys()
+        assert {address.split(".")[0] for address in listening(set(real.running().values()))} == {"127"}
+        pids = real.running().values()
+        real.stop(clean=False)
+        assert not [pid for pid in pids if is_running(pid)]
+        real.start()
+        assert real.run(*question, "-j", job).stdout == f"{job}|FAILED|3:0\n"
+
+
 def test_a_number_that_belongs_to_somebody_else_is_never_signalled(tmp_path):
     cluster = Cluster(tmp_path / "c")
     (cluster.dir / "run").mkdir(parents=True)
@@ -206,19 +237,19 @@ def test_a_number_that_belongs_to_somebody_else_is_never_signalled(tmp_path):
         assert sleeps["other"].poll() is None and sleeps["plain"].poll() is None
 
 
-def test_what_is_wrong_with_the_machine_is_said_in_one_line(tmp_path, monkeypatch):
+def test_what_is_wrong_with_the_machine_is_said_in_one_line(place, monkeypatch):
     require_slurm()
-    cluster = Cluster(tmp_path / "c", nodes=1)
+    cluster = Cluster(place / "c", nodes=1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is taken"):
-            Cluster(tmp_path / "c", nodes=1, port=port).start()
+            Cluster(place / "c", nodes=1, port=port).start()
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostbyname", lambda name: "192.0.2.1")
         with pytest.raises(UserError, match=r"stands for 192\.0\.2\.1"):
             cluster.start()
     with monkeypatch.context() as patch:
-        patch.setenv("PATH", str(tmp_path))
+        patch.setenv("PATH", str(place))
         patch.setattr(machine, "SYSTEM_FOLDERS", ())
         with pytest.raises(UserError, match=r"packages are missing.*: slurmctld slurmd slurm-client munge$"):
             cluster.start()
@@ -229,24 +260,64 @@ def test_what_is_wrong_with_the_machine_is_said_in_one_line(tmp_path, monkeypatc
     [
         ("c", {"nodes": 0}, "nodes is 0"),
         ("c", {"gpus": -1}, "gpus is -1"),
+        ("c", {"port": 65_533, "nodes": 2}, "between 1 and 65532"),
         ("a b", {}, "no way to write such a path"),
-        ("x" * 100, {}, "shorter one"),
+        ("x" * 80, {}, "letters too long"),
         (".", {}, "holds something else"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_is_made(tmp_path, folder, settings, message):
+def test_settings_that_cannot_be_are_refused_before_anything_is_made(place, folder, settings, message):
     require_slurm()
-    (tmp_path / "mine").write_text("")
+    (place / "mine").write_text("")
     with pytest.raises(UserError, match=message):
-        Cluster(tmp_path / folder, **settings).start()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+        Cluster(place / folder, **settings).start()
+    assert [path.name for path in place.iterdir()] == ["mine"]
 
 
-def test_the_command_line_starts_shows_and_stops(tmp_path):
+def test_packages_are_installed_without_their_services(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "POLICY", tmp_path / "policy-rc.d")
+    run, calls = subprocess.run, []
+
+    def apt_get(command, **options):
+        refused = run([machine.POLICY]).returncode
+        calls.append((command[2:], refused))
+        return subprocess.CompletedProcess(command, 100 if "broken" in command else 0, "", "E: why\nE: no such thing")
+
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(subprocess, "run", apt_get)
+    machine.install(["munge"])
+    assert calls == [(["update"], 101), (["install", "--yes", "--no-install-recommends", "munge"], 101)]
+    assert not machine.POLICY.exists()
+    with pytest.raises(UserError, match="E: no such thing"):
+        machine.install(["broken"])
+    assert not machine.POLICY.exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UserError, match="needs root and Debian or Ubuntu; ask for the packages munge slurmd"):
+        machine.install(["munge", "slurmd"])
+
+
+def test_the_host_s_name_is_put_on_loopback_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "HOSTS", tmp_path / "hosts")
+    machine.HOSTS.write_text("192.0.2.1 me\n")
+    # as a resolver does: the first line that knows the name
+    monkeypatch.setattr(socket, "gethostname", lambda: "me.example.org")
+    monkeypatch.setattr(
+        socket,
+        "gethostbyname",
+        lambda name: next(line.split()[0] for line in machine.HOSTS.read_text().splitlines() if name in line.split()),
+    )
+    for _ in range(2):
+        machine.name_on_loopback()
+        assert machine.HOSTS.read_text() == "127.0.0.1 me\n192.0.2.1 me\n"
+    assert machine.loopback_address() == "127.0.0.1"
+
+
+def test_the_command_line_starts_shows_and_stops(place):
     require_slurm()
 
     def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "slurm.one_machine", *arguments, "--dir", str(tmp_path / "c")]
+        command = [sys.executable, "-m", "slurm.one_machine", *arguments, "--dir", str(place / "c")]
         return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
 
     nothing = call("status")
@@ -254,11 +325,11 @@ def test_the_command_line_starts_shows_and_stops(tmp_path):
     try:
         assert call("start", "--nodes", "1", "--accounting", "shim").returncode == 0
         exports = call("env").stdout
-        assert f"SLURM_CONF={tmp_path}/c/etc/slurm.conf" in exports and f"PATH={tmp_path}/c/bin:" in exports
+        assert f"SLURM_CONF={place}/c/etc/slurm.conf" in exports and f"PATH={place}/c/bin:" in exports
         assert call("kill-node", "n1").returncode == 0
         assert (lost := call("status")).returncode == 1 and "not running: slurmd-n1" in lost.stdout
         assert call("start").returncode == 0, "one node and the shim, as it was"
         assert call("status").returncode == 0
     finally:
         assert call("stop").returncode == 0
-    assert call("stop").returncode == 0 and not os.path.exists(tmp_path / "c")
+    assert call("stop").returncode == 0 and not os.path.exists(place / "c")
