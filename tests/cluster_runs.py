@@ -13,7 +13,7 @@ from conftest import DATA, TASK
 
 from mac_bench.overview import entries
 from mac_bench.record import RunFolder
-from slurm.one_machine import Cluster
+from slurm.one_machine.cluster import Cluster
 
 HERE = Path(__file__).parent
 PATIENCE_S = 240.0

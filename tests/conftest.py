@@ -46,7 +46,7 @@ def cluster():
     """A real SLURM for all tests of a process: 3 nodes with 2 GPUs that are not there, no accounting."""
     from slurm_cluster import require_slurm
 
-    from slurm.one_machine import started
+    from slurm.one_machine.cluster import started
 
     require_slurm()
     # not pytest's folder, whose name can be too long for the names of sockets

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from mac_bench.errors import UserError
-from slurm.machine import loopback_address, missing_packages
-from slurm.one_machine import Cluster
+from slurm.one_machine.cluster import Cluster
+from slurm.one_machine.machine import loopback_address, missing_packages
 
 PATIENCE_S = 60.0
 """for what takes a second or ten, on a machine that is busy"""

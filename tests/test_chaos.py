@@ -24,7 +24,7 @@ from mac_bench.overview import entries
 from mac_bench.record import RunFolder, Status
 from mac_bench.train import train
 from slurm import submission
-from slurm.one_machine import Cluster, started
+from slurm.one_machine.cluster import Cluster, started
 
 RUNS = 200
 STEPS = 40
@@ -42,9 +42,11 @@ def chaos_cluster():
     """Arrays of at most eleven, so that they have to be split; and few enough nodes for something to wait."""
     require_slurm()
     # a short name: sockets lie in it
-    with tempfile.TemporaryDirectory(prefix="chaos") as folder:
-        with started(Path(folder) / "cluster", nodes=4, cpus=4, gpus=0, max_array_size=11) as cluster:
-            yield cluster
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos") as folder,
+        started(Path(folder) / "cluster", nodes=4, cpus=4, gpus=0, max_array_size=11) as cluster,
+    ):
+        yield cluster
 
 
 class Storm:

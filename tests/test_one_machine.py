@@ -14,8 +14,8 @@ import pytest
 from slurm_cluster import require_slurm, state, submit, wait_for
 
 from mac_bench.errors import UserError
-from slurm import machine, processes
-from slurm.one_machine import MARK, Cluster, started
+from slurm.one_machine import machine, processes
+from slurm.one_machine.cluster import MARK, Cluster, started
 
 
 @pytest.fixture

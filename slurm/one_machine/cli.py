@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from mac_bench.errors import UserError
-from slurm import machine
-from slurm.one_machine import Accounting, Cluster
+from slurm.one_machine import machine
+from slurm.one_machine.cluster import Accounting, Cluster
 
 Dir = Annotated[Path, typer.Option("--dir", envvar="MAC_BENCH_CLUSTER_DIR", help="Folder in which it lives.")]
 DIR = Path(tempfile.gettempdir()) / f"mac-bench-cluster-{os.getuid()}"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
-from slurm.machine import free_port, host, is_free
+from slurm.one_machine.machine import free_port, host, is_free
 
 if TYPE_CHECKING:
-    from slurm.one_machine import Cluster
+    from slurm.one_machine.cluster import Cluster
 
-TEMPLATE = Path(__file__).with_name("one_machine.conf")
+TEMPLATE = Path(__file__).with_name("slurm.conf")
 SHIM = Path(__file__).with_name("sacct_by_squeue.py")
 FOLDERS = ("etc", "run", "log", "state", "munge", "spool", "dev", "bin")
 FIRST_JOBS = 60_000_000

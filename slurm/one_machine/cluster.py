@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mac_bench.errors import UserError, unknown
-from slurm import cluster_files, processes
-from slurm.machine import daemon_path, loopback_address, missing_packages
+from slurm.one_machine import files as cluster_files
+from slurm.one_machine import processes
+from slurm.one_machine.machine import daemon_path, loopback_address, missing_packages
 
 MARK = "MAC_BENCH_CLUSTER"
 """variable that every daemon inherits; its value is the cluster's folder"""
@@ -409,9 +410,3 @@ def _program(name: str) -> str:
 def outside_slurm() -> dict[str, str]:
     """The environment of this process without what an outer SLURM has put there, which would be taken for settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH_", "SRUN_"))}
-
-
-if __name__ == "__main__":
-    from slurm.cluster_cli import main
-
-    main()
