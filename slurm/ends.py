@@ -9,7 +9,8 @@ from mac_bench.record import Cause, State
 from slurm.cluster import Job
 
 TAIL_BYTES = 16_384
-KILLED = re.compile(rb"\*\*\* (?:JOB|STEP) .*CANCELLED AT \S+?(?: DUE TO ([A-Z ]+?))? \*\*\*")
+KILLED = re.compile(rb"\*\*\* JOB .*CANCELLED AT \S+?(?: DUE TO ([A-Z ]+?))? \*\*\*")
+"""the line of the job; that of its step comes whenever a process of it dies"""
 
 
 class End(NamedTuple):
@@ -53,11 +54,7 @@ def last_word(log: Path) -> End | None:
             words = [word.decode().strip() for word in KILLED.findall(file.read())]
     except OSError:
         return None
-    known = [word for word in words if word in BY_WORD]
-    if not known:
-        return None
-    # the job's line says why, that of its step only that it was cancelled; both stand together
-    return BY_WORD[next((word for word in reversed(known[-2:]) if word), "")]
+    return next((BY_WORD[word] for word in reversed(words) if word in BY_WORD), None)
 
 
 def of(job: Job, log: Path) -> End:

@@ -38,6 +38,8 @@ MARKS = {"finished": ("✓", "green"), "failed": ("✗", "red")}
 MOST_TRIES = 20
 """of a run in one queue, whatever its folder says"""
 ORDERS_S = 2.0
+SAME_S = 3.0
+"""within so much, all processes of a job have had the cluster's signal"""
 RETURN_S = 15.0
 """time before a job looks again at a run that another process has"""
 
@@ -137,7 +139,8 @@ class Queue:
         self.running: list[Child] = []
         self.signal: int | None = None
         self.interrupted: set[str] = set()
-        """ids of the runs that were in training when the signal came"""
+        """ids of the runs that were in training when the signal came, or had just ended: they had it too"""
+        self.ended: dict[str, float] = {}
         self._looked = 0.0
         self._patience = time.monotonic() + (SILENCE_S + 2 * RETURN_S if patient else 0)
         for member in members:
@@ -173,7 +176,9 @@ class Queue:
         """The signal handler. Runs that have not begun to listen yet end at once, and have nothing to save."""
         again = self.signal is not None and number == signal.SIGINT
         if self.signal is None:
+            now = time.monotonic()
             self.interrupted = {child.member.run.id for child in self.running}
+            self.interrupted |= {run for run, ended in self.ended.items() if now - ended < SAME_S}
         self.signal = self.signal or number
         self.terminate(signal.SIGINT if again else signal.SIGTERM)
 
@@ -204,6 +209,7 @@ class Queue:
 
     def _end(self, child: Child) -> None:
         result, member = child.result(), child.member
+        self.ended[member.run.id] = time.monotonic()
         after = duration(time.time() - child.began)
         if result.state == "running":
             self._leave(result)
