@@ -9,8 +9,11 @@ from mac_bench.record import Cause, State
 from slurm.cluster import Job
 
 TAIL_BYTES = 16_384
-KILLED = re.compile(rb"\*\*\* JOB .*CANCELLED AT \S+?(?: DUE TO ([A-Z ]+?))? \*\*\*")
-"""the line of the job; that of its step comes whenever a process of it dies"""
+KILLED = re.compile(
+    rb"\*\*\* JOB .*CANCELLED AT \S+(?: DUE TO ([A-Z ]+)[^*]*?)? \*\*\*"
+    rb"|\b(oom.kill event|[Ee]xceeded (?:job |step )?memory limit)"
+)
+"""the line of the job, as that of its step comes whenever a process of it dies; or of who watches its memory"""
 
 
 class End(NamedTuple):
@@ -51,10 +54,11 @@ def last_word(log: Path) -> End | None:
     try:
         with open(log, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            words = [word.decode().strip() for word in KILLED.findall(file.read())]
+            found = KILLED.findall(file.read())
     except OSError:
         return None
-    return next((BY_WORD[word] for word in reversed(words) if word in BY_WORD), None)
+    ends = [OUT_OF_MEMORY if memory else BY_WORD.get(word.decode().strip()) for word, memory in found]
+    return next((end for end in reversed(ends) if end), None)
 
 
 def of(job: Job, log: Path) -> End:
