@@ -52,6 +52,8 @@ OBEYED: dict[Wish, State] = {"go": "waiting", "hold": "held", "cancel": "cancell
 
 JOB = "MAC_BENCH_JOB"
 """variable that names the cluster's job in which a run is trained"""
+NODE = "SLURMD_NODENAME"
+"""where it is trained, as the cluster calls it"""
 
 HEARTBEAT_S = 10
 SILENCE_S = 300
@@ -338,7 +340,7 @@ class Journal:
     def begin(self, step: int, environment: Mapping[str, str]) -> None:
         """Everything is loaded; training goes on from `step`."""
         self.step = step
-        place = {"host": socket.gethostname(), "pid": os.getpid(), "job": self.job}
+        place = {"host": socket.gethostname(), "pid": os.getpid(), "job": self.job, "node": os.environ.get(NODE)}
         self.write("attempt", step=step, **place, environment=dict(environment))
         self.restart_clock()
 

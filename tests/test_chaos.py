@@ -176,9 +176,11 @@ def test_chaos(tmp_path, data_root, chaos_cluster, seed, capsys):
     agents = {"many": {}, "more": {"settings": {"slow": 0.5}}}
     suite = bench.suite(agents, seeds=range(RUNS // 2), steps=STEPS)
     patient = bench.suite({"long": long}, seeds=range(LONG), steps=STEPS, name="patient")
-    profile = bench.profile(runs_per_job=PACK, memory_gb=1.2, max_jobs=12, signal_s=25)
+    profile = bench.profile(runs_per_job=PACK, memory_gb=1.2, max_jobs=6, signal_s=25)
     assert f"{RUNS} runs of {RUNS} submitted as 4 arrays" in bench.submit(suite, profile)
-    bench.submit(patient, profile)
+    bench.submit(patient, profile, "--seed", 0, "--seed", 1)
+    once = bench.profile("once", runs_per_job=PACK, memory_gb=1.2, signal_s=25, requeue=False)
+    assert "2 runs of 2 submitted" in bench.submit(patient, once, "--seed", 2, "--seed", 3)
     storm = Storm(bench, chaos_cluster, seed)
     calm = time.monotonic() + STORM_S
     while time.monotonic() < calm:
