@@ -272,7 +272,8 @@ def simulator() -> str:
 
 
 def locate(dataset: str, root: Path) -> Path | None:
-    """`root/dataset.hdf5`, or the official file in $D4RL_DATASET_DIR; None where the name is not of this benchmark.
+    """`root/dataset.hdf5`, or the official file in `root/dataset` (where it was fetched) or in $D4RL_DATASET_DIR; None
+    where the name is not of this benchmark.
 
     Raises UserError where the file is missing.
     """
@@ -281,12 +282,14 @@ def locate(dataset: str, root: Path) -> Path | None:
         return own
     if dataset not in ENTRIES:
         return None
-    official = Path(os.environ.get(FOLDER) or Path.home() / ".d4rl" / "datasets") / ENTRIES[dataset].file
-    if official.exists():
-        return official
+    file = ENTRIES[dataset].file
+    official = Path(os.environ.get(FOLDER) or Path.home() / ".d4rl" / "datasets") / file
+    for path in (root / dataset / file, official):
+        if path.exists():
+            return path
     raise UserError(
-        f"no data '{dataset}': neither {own} nor {official}; put D4RL's official file there, "
-        f"or name its folder in {FOLDER}"
+        f"no data '{dataset}': neither {own} nor {official}; get D4RL's official file with "
+        f"`mac-bench data fetch {dataset}`, or name its folder in {FOLDER}"
     )
 
 

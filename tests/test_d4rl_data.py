@@ -10,7 +10,7 @@ import pytest
 from runs import small_run
 from test_report import run
 
-from mac_bench import d4rl, generate, queries, report, store, suite, tasks
+from mac_bench import d4rl, generate, inventory, queries, report, store, suite, tasks
 from mac_bench.config import EvalConfig
 from mac_bench.data import ACTION_LIMIT
 from mac_bench.errors import UserError
@@ -191,7 +191,7 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, content, reason):
     with pytest.raises(UserError, match=re.escape(reason)) as error:
         tasks.load(tasks.find("hopper-medium-v2"), "hopper-medium-v2", tmp_path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
-    assert generate.verify(tmp_path, "hopper-medium-v2") == [str(error.value)]
+    assert inventory.verify(tmp_path, "hopper-medium-v2") == [str(error.value)]
 
 
 def test_files_that_are_cut_off_or_something_else_are_refused(tmp_path):
@@ -202,15 +202,15 @@ def test_files_that_are_cut_off_or_something_else_are_refused(tmp_path):
         with pytest.raises(UserError, match="the file is damaged or no HDF5") as error:
             tasks.load(tasks.find("hopper-medium-v2"), "hopper-medium-v2", tmp_path)
         assert "\n" not in str(error.value)
-        assert [found.complete for found in generate.listing(tmp_path)] == [False]
+        assert [found.complete for found in inventory.listing(tmp_path)] == [False]
 
 
 def test_files_are_listed_and_verified(tmp_path):
     path = hopper_file(tmp_path)
-    (found,) = generate.listing(tmp_path)
+    (found,) = inventory.listing(tmp_path)
     assert (found.name, found.files, found.rows, found.episodes) == ("hopper-medium-v2", 1, 450, 45)
     assert (found.bytes, found.generated, found.complete) == (path.stat().st_size, False, True)
-    assert generate.verify(tmp_path, "hopper-medium-v2") == []
+    assert inventory.verify(tmp_path, "hopper-medium-v2") == []
     with pytest.raises(UserError, match="get the official data"):
         generate.generate("hopper-medium-v2", tmp_path, episodes=1)
 

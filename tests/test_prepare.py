@@ -21,7 +21,8 @@ from mac_bench import prepared, tasks
 from mac_bench.config import GoalMix, Residency
 from mac_bench.data import COLUMNS, Dataset, fit, statistics
 from mac_bench.errors import UserError
-from mac_bench.generate import generate, listing, verify
+from mac_bench.generate import generate
+from mac_bench.inventory import listing, verify
 from mac_bench.prepare import prepare
 from mac_bench.train import train
 from mac_bench.types import GoalSampling, Sampling
