@@ -305,7 +305,11 @@ def load(name: str, path: Path) -> Dataset:
 def size(path: Path) -> tuple[int, int]:
     """Rows and episodes of a file, in which nothing else is looked at. Raises UserError where it cannot be read."""
     rows = _columns(path, ("terminals",), ("timeouts",))
-    ends = rows["terminals"].reshape(-1) | rows.get("timeouts", np.False_).reshape(-1)
+    ends = rows["terminals"].reshape(-1)
+    timeouts = rows.get("timeouts", np.zeros(len(ends), bool)).reshape(-1)
+    if len(timeouts) != len(ends):
+        raise UserError(f"{path}: timeouts has {len(timeouts)} rows, but terminals {len(ends)}")
+    ends = ends | timeouts
     return len(ends), int(ends[:-1].sum()) + 1
 
 
@@ -336,10 +340,12 @@ def _columns(path: Path, needed: tuple[str, ...], others: tuple[str, ...]) -> di
 
     try:
         with h5py.File(path, "r") as file:
-            if missing := [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]:
+            there = [*needed, *(name for name in others if name in file)]
+            if missing := [name for name in there if not isinstance(file.get(name), h5py.Dataset)]:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(file))}")
+            if text := [name for name in there if file[name].dtype.kind not in "biuf"]:
+                raise UserError(f"{path}: {', '.join(text)} must hold numbers")
             kinds = {"terminals": bool, "timeouts": bool}
-            there = [name for name in needed + others if name in file]
             return {name: np.asarray(file[name]).astype(kinds.get(name, np.float32), copy=False) for name in there}
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]

@@ -133,7 +133,9 @@ def _data(data: Path) -> Iterator[Finding]:
         return
     if not found:
         yield Finding(
-            "absent", "data", f"none in {data}; `mac-bench data fetch NAME` gets some, or name another --data"
+            "absent",
+            "data",
+            f"none in {data}; `mac-bench data fetch NAME` or `mac-bench data generate NAME`, or name another --data",
         )
     for each in found:
         size = f"{each.episodes:,} episodes, {each.rows:,} rows, {each.bytes / 1e6:,.0f} MB"

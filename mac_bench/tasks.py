@@ -335,7 +335,11 @@ def read_columns(path: Path, names: list[str], others: bool = False) -> dict[str
             missing = [name for name in names if name not in archive]
             if missing:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(archive))}")
-            return {name: archive[name] for name in (archive if others else names)}
+            rows = {name: archive[name] for name in (archive if others else names)}
+            for name in names:
+                if rows[name].dtype.kind not in "biuf":
+                    raise UserError(f"{path}: {name} holds {rows[name].dtype}, but must hold numbers")
+            return rows
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read, the file is damaged or no .npz of plain arrays ({error})") from None
 

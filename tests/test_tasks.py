@@ -311,6 +311,8 @@ def put(column: np.ndarray, row: int, value: float) -> np.ndarray:
         ({"terminals": lambda x: put(x, -1, 0)}, "its last row ends no episode"),
         ({"terminals": lambda x: put(x, -2, 1)}, "the episode that ends at row 362 has no transition"),
         ({"actions": lambda x: x[:-1]}, "columns of different length: .*actions 362"),
+        ({"actions": lambda x: x.astype("S4")}, r"actions holds \|S4, but must hold numbers"),
+        ({"observations": lambda x: x + 1j}, r"observations holds complex64, but must hold numbers"),
     ],
 )
 def test_wrong_contents_are_refused_with_file_and_reason(root, tmp_path, changes, message):
