@@ -59,18 +59,16 @@ def data_fetch(
         return
     wanted, problems = _published(names, data)
     patience = Patience(threading.Event(), stall_s=stall)
-    items = fetch.plan(wanted, data, mirror or [sources.SERVER], patience)
-    if dry_run:
-        for item in items:
-            print(
-                item.remotes[0].address, "unknown size" if (size := item.remotes[0].size) is None else f"{size:,} bytes"
-            )
-    _show_plan(items, wanted)
-    if not dry_run:
-        with _transfer(sum(item.remotes[0].size or 0 for item in items)) as progress:
-            fetch.fetch(items, data, patience, sums=sums, connections=connections, progress=progress)
-        for folder in dict.fromkeys(item.path.parent for item in items):
-            print(folder)
+    try:
+        items = fetch.plan(wanted, data, mirror or [sources.SERVER], patience)
+        _show_plan(items, wanted, addresses=dry_run)
+        if not dry_run:
+            with _transfer(sum(item.remotes[0].size or 0 for item in items)) as progress:
+                fetch.fetch(items, data, patience, sums=sums, connections=connections, progress=progress)
+            print(*dict.fromkeys(item.path.parent for item in items), sep="\n", end="\n" if items else "")
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr, flush=True)
+        os._exit(130)  # threads that wait for a stalled server would hold the process; a kill costs nothing here
     for problem in problems:
         print(f"mac-bench: {problem}", file=sys.stderr)
     raise typer.Exit(int(bool(problems)))
@@ -96,7 +94,10 @@ def _published(names: list[str], data: Path) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(found)), problems
 
 
-def _show_plan(items: "list[Item]", wanted: list[str]) -> None:
+def _show_plan(items: "list[Item]", wanted: list[str], addresses: bool) -> None:
+    """What is to be fetched of each data set, and on request of each file."""
+    for remote in (item.remotes[0] for item in items if addresses):
+        print(remote.address, "unknown size" if remote.size is None else f"{remote.size:,} bytes")
     for name in wanted:
         own = [item for item in items if item.source.dataset == name]
         what = f"{len(own)} files, {sum(item.missing for item in own) / 1e6:,.1f} MB to fetch" if own else "is there"

@@ -341,12 +341,16 @@ def _columns(path: Path, needed: tuple[str, ...], others: tuple[str, ...]) -> di
     try:
         with h5py.File(path, "r") as file:
             there = [*needed, *(name for name in others if name in file)]
-            if missing := [name for name in there if not isinstance(file.get(name), h5py.Dataset)]:
+            columns = {name: column for name in there if isinstance(column := file.get(name), h5py.Dataset)}
+            if missing := [name for name in there if name not in columns]:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(file))}")
-            if text := [name for name in there if file[name].dtype.kind not in "biuf"]:
+            if text := [name for name, column in columns.items() if column.dtype.kind not in "biuf"]:
                 raise UserError(f"{path}: {', '.join(text)} must hold numbers")
             kinds = {"terminals": bool, "timeouts": bool}
-            return {name: np.asarray(file[name]).astype(kinds.get(name, np.float32), copy=False) for name in there}
+            return {
+                name: np.asarray(column).astype(kinds.get(name, np.float32), copy=False)
+                for name, column in columns.items()
+            }
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read, the file is damaged or no HDF5 of arrays ({reason})") from None

@@ -284,7 +284,10 @@ def _open(address: str, headers: Mapping[str, str], patience: Patience, method: 
     if isinstance(reason, TimeoutError):
         raise Interrupted("does not answer")
     if isinstance(reason, ssl.SSLCertVerificationError):
-        raise Unavailable(f"{address}: its certificate cannot be trusted ({reason.verify_message}); name a --mirror")
+        raise Unavailable(
+            f"{address}: its certificate cannot be trusted ({reason.verify_message}); put this machine's clock right, "
+            "name the file of its authority in SSL_CERT_FILE, or name a --mirror"
+        )
     if isinstance(reason, (socket.gaierror, ConnectionRefusedError)) or getattr(reason, "errno", 0) in UNREACHABLE:
         raise Interrupted(f"cannot be reached ({_reason(reason)})", advice=NO_NETWORK)
     raise Interrupted(f"was cut off ({_reason(reason)})")

@@ -167,20 +167,22 @@ def _all(
 ) -> list[Any]:
     """[act(thing)], several at a time. Any error stops all at once, Unavailable when it befalls more than `lost`."""
     problems: list[Unavailable] = []
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(act, thing) for thing in things]
-        try:
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                except Unavailable as error:
-                    problems.append(error)
-                    if len(problems) > lost:
-                        raise _several(problems) from None
-        except BaseException:
-            patience.stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(threads)
+    futures = [pool.submit(act, thing) for thing in things]
+    try:
+        for future in as_completed(futures):
+            try:
+                future.result()
+            except Unavailable as error:
+                problems.append(error)
+                if len(problems) > lost:
+                    raise _several(problems) from None
+    except BaseException as error:
+        patience.stop.set()
+        # a thread may wait for a server that has stalled; the user need not
+        pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+        raise
+    pool.shutdown()
     if problems:
         raise _several(problems)
     return [future.result() for future in futures]
@@ -205,13 +207,18 @@ def _one(
         manifest = f"{folder / MANIFEST} (remove {folder} to take what is published now)"
         demands = {manifest: known.get(name, {}).get("sha256"), "the file of checksums": given.get(name)}
         if item.path.exists():
-            entry = _adopt(item, demands)
+            entry = _adopt(item, demands | _listed_of(item, item.remotes[0], listed))
         else:
             entry = _from_any(item, demands, listed, patience, progress)
             os.replace(download.partial(item.path), item.path)
         download.discard(item.path)
         _record(folder, item.source, {name: entry}, patience)
     return True
+
+
+def _listed_of(item: Item, remote: Remote, listed: Callable[[str], Checksums]) -> Demands:
+    """What the server itself says of a file."""
+    return {f"{SUMS} there": listed(remote.address.rpartition("/")[0]).get(item.path.name)}
 
 
 def _adopt(item: Item, demands: Demands) -> dict[str, Any]:
@@ -232,8 +239,7 @@ def _from_any(
     for number, remote in enumerate(item.remotes):
         try:
             remote = download.look(remote.address, patience) if number else remote
-            its = {f"{SUMS} there": listed(remote.address.rpartition("/")[0]).get(item.path.name)}
-            return _whole(item, remote, demands | its, patience, progress)
+            return _whole(item, remote, demands | _listed_of(item, remote, listed), patience, progress)
         except Unavailable as error:
             problems.append(str(error))
             if number + 1 < len(item.remotes):

@@ -280,10 +280,13 @@ def test_a_file_that_changes_between_two_tries_is_not_glued_together(server, roo
     [
         {"ETag": '"other"', "Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT"},
         {"Content_Range": "bytes 7-99/100"},
+        {"Content_Range": "bytes 7-99/SIZE"},
         {"Content_Range": "nonsense"},
     ],
 )
 def test_a_part_of_another_file_is_not_taken(server, root, lie):
+    size = str(len(server.files[TRAIN]))
+    lie = {name: value.replace("SIZE", size) for name, value in lie.items()}
     server.faults[TRAIN] = [cut(1000), says(**lie)]
     get(server, root)
     assert server.gets(TRAIN) == ["", "bytes=1000-", ""]
@@ -417,7 +420,7 @@ def test_a_certificate_that_cannot_be_trusted(monkeypatch):
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", fail)
     with pytest.raises(
-        download.Unavailable, match=r"^https://h/x: its certificate .* \(self-signed certificate\); name a"
+        download.Unavailable, match=r"^https://h/x: its certificate .* \(self-signed certificate\); put "
     ):
         download.look("https://h/x", patience(pause_s=1e9))
 
@@ -605,9 +608,12 @@ def test_some_of_the_files_by_hand(server, root):
     get(server, root)
     assert_whole(server, root)
     assert server.gets(TRAIN) == [], "what lay there is kept, and recorded"
-    mine.write_bytes(server.files[TRAIN] + b"x")
     (root / DATA / MANIFEST).unlink()
     (root / DATA / f"{DATA}-val.npz").unlink()
+    server.files["/ogbench/SHA256SUMS"] = sums(server, changed=f"{DATA}.npz").encode()
+    assert f"{mine}: its sha256 is " in refused(server, root) and mine.exists()
+    del server.files["/ogbench/SHA256SUMS"]
+    mine.write_bytes(server.files[TRAIN] + b"x")
     size = len(server.files[TRAIN])
     told = f"{mine}: has {size + 1:,} bytes, and {size:,} at {server.address}{TRAIN}; remove it, and call again"
     assert refused(server, root) == told
@@ -688,6 +694,21 @@ def test_killed_in_the_middle_the_same_call_continues_with_the_same_bytes(server
     done = subprocess.run(command(server, root), capture_output=True, text=True, check=True)
     assert done.stdout == f"{root / DATA}\n"
     assert server.gets(TRAIN) == ["", f"bytes={half}-"]
+    assert_whole(server, root)
+
+
+def test_ctrl_c_waits_for_no_server(server, root):
+    server.faults[TRAIN] = [stall(1000)]
+    growing = root / DATA / f"{DATA}.npz.partial"
+    patient = [*command(server, root), "--stall", "3600"]
+    with subprocess.Popen(patient, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: growing.exists() and growing.stat().st_size == 1000, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == ""
+    assert err.endswith("stopped; the same command continues\n") and "Traceback" not in err
+    get(server, root)
+    assert server.gets(TRAIN) == ["", "bytes=1000-"]
     assert_whole(server, root)
 
 
