@@ -129,7 +129,7 @@ def kept(path: Path, remote: Remote) -> int:
     """How many bytes of this version of a file are here already."""
     note = _note(path)
     same = note.get("address") == remote.address and remote.version and note.get("version") == remote.version
-    return partial(path).stat().st_size if same and partial(path).exists() else 0
+    return _grown(path) if same else 0
 
 
 def discard(path: Path) -> None:
@@ -152,7 +152,7 @@ def _persist(act: Callable[[], Any], patience: Patience, address: str, progress_
         try:
             return act()
         except Interrupted as error:
-            here = partial(progress_of).stat().st_size if progress_of and partial(progress_of).exists() else 0
+            here = _grown(progress_of) if progress_of else 0
             # a server that begins anew each time gains nothing
             failures = 1 if here > furthest else failures + 1
             furthest = max(furthest, here)
@@ -167,9 +167,8 @@ def _persist(act: Callable[[], Any], patience: Patience, address: str, progress_
 
 def _continue(path: Path, address: str, patience: Patience, progress: Callable[[int], None]) -> None:
     """One try to fetch what is missing of a file."""
-    note, start = _note(path), 0
-    if note.get("version") and partial(path).exists():
-        start = partial(path).stat().st_size
+    note = _note(path)
+    start = _grown(path) if note.get("version") else 0
     if start and start == note.get("size"):
         return
     # a server whose file is no longer this version sends all of the new one
@@ -326,6 +325,14 @@ def _range(response: Any) -> tuple[int | None, int | None]:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
+
+
+def _grown(path: Path) -> int:
+    """Bytes that are here; another process may just have finished the file."""
+    try:
+        return partial(path).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _notes(path: Path) -> Path:

@@ -112,7 +112,8 @@ def fetch(
         held = [item for item, here in zip(items, done, strict=True) if not here]
         _all(lambda item: attempt(item, wait=True), held, connections, patience, LOST)
     except OSError as error:
-        raise UserError(f"{error.filename or root}: {error.strerror or error}; call again to continue") from None
+        where, what = error.filename or root, error.strerror or error
+        raise UserError(f"{where}: {what}; put that right, and call again to continue") from None
 
 
 def _missing(source: Source, root: Path) -> list[str]:

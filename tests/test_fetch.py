@@ -1,5 +1,6 @@
 """Fetched data are whole or not there, whatever server, disk or a kill do: against a real server that misbehaves."""
 
+import errno
 import hashlib
 import json
 import os
@@ -660,6 +661,14 @@ def test_a_full_disk_is_one_line_and_the_call_continues(server, root):
 def test_a_folder_that_cannot_be_written(server, root):
     root.write_text("a file")
     assert "call again to continue" in refused(server, root)
+
+
+def test_a_disk_without_locks(server, root, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fetch, "fcntl", SimpleNamespace(LOCK_EX=1, LOCK_NB=2, flock=flock))
+    assert "its disk knows no locks (No locks available); choose another --data" in refused(server, root)
 
 
 # killed, and others at work
