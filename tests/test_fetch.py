@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from conftest import DATA, TASK
 from http_server import Server, cut, instead, says, stall, status, whole_despite_range
+from runs import small_run
 
 from mac_bench import download, fetch, sources, suite, tasks
 from mac_bench.download import Patience
@@ -32,6 +33,8 @@ from mac_bench.errors import UserError
 from mac_bench.files import sha256
 from mac_bench.inventory import listing, verify
 from mac_bench.manifest import MANIFEST, UNFINISHED
+from mac_bench.record import RunFolder
+from mac_bench.train import train
 
 TRAIN, VALIDATION = f"/ogbench/{DATA}.npz", f"/ogbench/{DATA}-val.npz"
 HOPPER = "/offline_rl/gym_mujoco_v2/hopper_medium-v2.hdf5"
@@ -130,6 +133,17 @@ def test_fetched_data_are_recorded_verified_listed_and_loaded(server, root, data
     assert tasks.load(task, DATA, root).digest == tasks.load(task, DATA, data_root).digest
     server.asked.clear()
     assert fetch.plan([DATA], root, [server.address], patience()) == [] and server.asked == []
+
+
+def test_runs_on_fetched_data_are_runs_on_official_data(server, root, data_root, tmp_path):
+    get(server, root)
+    for data, here in ((root, "False"), (data_root, "True")):
+        runs = tmp_path / here
+        runs.mkdir()
+        run = small_run("random_actions", steps=2)
+        assert train(run, runs, data).state == "finished"
+        events = RunFolder(runs / run.id).read()
+        assert [e["environment"]["data_made_here"] for e in events if e["kind"] == "attempt"] == [here]
 
 
 def test_damage_after_fetching_is_found_and_mended(server, root):
@@ -647,14 +661,16 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one_line_and_the_call_continues(server, root):
-    with no_file_larger_than(5000):
+@pytest.mark.parametrize("left", [6000, 10])
+def test_a_full_disk_is_one_line_and_the_call_continues(server, root, left):
+    room = len(server.files[TRAIN]) - left
+    with no_file_larger_than(room):
         message = refused(server, root)
-    assert re.search(rf"{DATA}(-val)?\.npz: File too large; 0 MB are missing; make room, and call again", message)
-    assert finals(root) == []
-    assert (root / DATA / f"{DATA}.npz.partial").stat().st_size == 5000
+    assert f"{DATA}.npz: File too large; 0 MB are missing; make room, and call again to continue" in message
+    assert f"{DATA}.npz" not in finals(root)
+    assert (root / DATA / f"{DATA}.npz.partial").stat().st_size == room
     get(server, root)
-    assert "bytes=5000-" in server.gets(TRAIN)
+    assert server.gets(TRAIN) == ["", f"bytes={room}-"]
     assert_whole(server, root)
 
 
