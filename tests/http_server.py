@@ -94,7 +94,7 @@ class Request(BaseHTTPRequestHandler):
         self.wfile.write(content[: cut if stall is None else stall])
         if stall is not None:
             self.wfile.flush()
-            self.server.go_on.wait(30)
+            self.server.go_on.wait(300)
 
     def status(self, code: int, **headers: str):
         self.send_response(code)

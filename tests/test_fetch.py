@@ -153,6 +153,8 @@ def test_damage_after_fetching_is_found_and_mended(server, root):
     advice = f"remove it, and call `mac-bench data fetch {DATA}`"
     assert verify(root, DATA) == [f"{path}: is not the file that was fetched; {advice}"]
     path.unlink()
+    for left in (f".{DATA}-val.npz.lock", f"{DATA}-val.npz.partial.json", ".x.tmp"):  # of a call that was killed
+        (root / DATA / left).touch()
     with pytest.raises(UserError, match=f"is missing; call `mac-bench data fetch {DATA}` to have it again"):
         tasks.files(DATA, root)
     get(server, root)
@@ -759,9 +761,10 @@ def test_killed_at_any_step_of_the_end(server, root, monkeypatch, at):
     assert_whole(server, root)
 
 
-def test_two_at_once_fetch_each_file_once(server, root):
+def test_two_at_once_fetch_and_check_each_file_once(server, root, monkeypatch):
     server.faults[TRAIN] = [stall(1000)]
-    said = []
+    said, checked, check = [], [], fetch.check_file
+    monkeypatch.setattr(fetch, "check_file", lambda path, name: [checked.append(path.name), check(path, name)][1])
     patient, growing = patience(stall_s=30), root / DATA / f"{DATA}.npz.partial"
     first = threading.Thread(target=get, args=(server, root), kwargs={"patient": patient})
     first.start()
@@ -773,7 +776,22 @@ def test_two_at_once_fetch_each_file_once(server, root):
     first.join(), second.join()
     assert [line.startswith(f"{root / DATA / DATA}.npz: process {os.getpid()} on ") for line in said] == [True]
     assert server.gets(VALIDATION) == [""] and server.gets(TRAIN) == ["", "bytes=1000-"]
+    assert sorted(checked) == [f"{DATA}-val.npz.partial", f"{DATA}.npz.partial"]
     assert_whole(server, root)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_the_lock_that_its_owner_has_just_removed_is_none(tmp_path, monkeypatch, anew):
+    lock, real = tmp_path / ".x.lock", fetch.fcntl.flock
+
+    def flock(file, how):
+        lock.unlink()
+        if anew:  # by a third
+            lock.touch()
+        real(file, how)
+
+    monkeypatch.setattr(fetch.fcntl, "flock", flock)
+    assert fetch._lock(tmp_path / "x") is None
 
 
 def test_who_waits_is_told_for_whom(server, root):
