@@ -696,6 +696,16 @@ def command(server: Server, root: Path) -> list[str]:
     return [*f"{sys.executable} -m mac_bench data fetch {DATA} --mirror {server.address} --data {root}".split()]
 
 
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen]:
+    """A process that does not outlive the test, even one that fails."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def until(true, process=None) -> None:
     for _ in range(3000):
         if true():
@@ -709,7 +719,7 @@ def test_killed_in_the_middle_the_same_call_continues_with_the_same_bytes(server
     half = len(server.files[TRAIN]) // 2
     server.faults[TRAIN] = [stall(half)]
     growing = root / DATA / f"{DATA}.npz.partial"
-    with subprocess.Popen(command(server, root), stderr=subprocess.PIPE, text=True) as process:
+    with started(command(server, root)) as process:
         until(lambda: growing.exists() and growing.stat().st_size == half, process)
         process.send_signal(signal.SIGKILL)
     assert f"{DATA}.npz" not in finals(root) and not listing(root)[0].complete
@@ -728,7 +738,7 @@ def test_ctrl_c_waits_for_no_server(server, root):
     server.faults[TRAIN] = [stall(1000)]
     growing = root / DATA / f"{DATA}.npz.partial"
     patient = [*command(server, root), "--stall", "3600"]
-    with subprocess.Popen(patient, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(patient) as process:
         until(lambda: growing.exists() and growing.stat().st_size == 1000, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
