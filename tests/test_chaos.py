@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Storm:
     def __init__(self, bench: Bench, cluster: Cluster, seed: int):
         self.bench, self.cluster, self.random = bench, cluster, random.Random(seed)
         self.done: Counter[str] = Counter()
+        self.left: list[Callable[[], bool]] = []
         self.scancelled: set[str] = set()
         """runs of jobs that were cancelled by scancel"""
         self.cancelled: set[str] = set()
@@ -65,8 +67,9 @@ class Storm:
         )
 
     def blow(self) -> None:
-        """One of them."""
-        what = self.random.choice(self.blows)
+        """One of them: each of them before any comes again."""
+        self.left = self.left or self.random.sample(self.blows, len(self.blows))
+        what = self.left.pop()
         if what():
             self.done[what.__name__] += 1
 
@@ -215,7 +218,8 @@ def check_states(bench: Bench, storm: Storm) -> None:
             )
     causes = Counter(cause for folder in bench.folders() for _, cause in ends(folder))
     assert causes["time limit"] >= 2, "the long ones"
-    assert causes["killed"] and causes["requeued"] and causes["preempted"] and causes["node failed"], causes
+    for blow, cause in {"kill_training": "killed", "requeue": "requeued", "lose_node": "node failed"}.items():
+        assert causes[cause] or storm.done[blow] < 3, f"{storm.done}: {causes}"
     assert not causes["error"] and not causes["refused"], causes
 
 
