@@ -25,6 +25,7 @@ GRACE_S = float(os.environ.get("MAC_BENCH_GRACE_S", "90"))
 """a network disk may show a file so late: before, a run whose job is over has not died"""
 
 IDLE = ("waiting", "stopped")
+SILENT = "SLURM gives no answer"
 
 
 class Seen(NamedTuple):
@@ -170,7 +171,7 @@ def _in_job(status: Status | None, order: Order | None, name: str, job: Job | No
         silent_elsewhere = alone.state == "lost" and not here
         return Seen("starting", f"on {job.node}", name) if alone.state in IDLE or silent_elsewhere else alone
     if silent:
-        return alone if alone.state != "waiting" else Seen("unknown", "SLURM gives no answer", name)
+        return Seen("unknown", SILENT, name) if alone.state in (*IDLE, "lost") else alone  # it may be in the queue
     if here and status and status.state not in ("running", "lost"):
         return alone._replace(free=True)  # it said how it ended, or somebody has said it
     if job:
