@@ -122,7 +122,11 @@ def _resubmit(root: Path, runs: Sequence[str]) -> Tended:
 def _again(root: Path, before: Submission, asks: list[Ask]) -> Sent:
     fresh = submission.new(before.suite, "slurm", before.options)
     kept = {"code": before.code, "profile": before.profile, "resources": before.resources}
-    return send(fresh.model_copy(update=kept), root, asks)
+    fresh = fresh.model_copy(update=kept)
+    try:
+        return send(fresh, root, asks)
+    except UserError as error:  # SLURM is silent: they stay free
+        return Sent(fresh, str(error))
 
 
 def _words(folder: RunFolder, on_cluster: bool) -> tuple[Status | None, Order | None]:
