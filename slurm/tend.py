@@ -88,7 +88,8 @@ def tend(root: Path) -> Tended:
         dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
         settled = {run: job for run, job in dead.items() if _certain(root, where[run], job)}
         for run, job in settled.items():
-            _conclude(root, where[run], run, job)
+            with suppress(UserError, OSError):  # a folder that is damaged or not ours keeps no other run waiting
+                _conclude(root, where[run], run, job)
         done = _resubmit(root, [*settled, *(run for run, each in seen.items() if each.free and not each.dead)])
         return done._replace(late=len(dead) - len(settled))
 
