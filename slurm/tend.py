@@ -87,10 +87,8 @@ def tend(root: Path) -> Tended:
         seen = look(root, mine)
         dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
         settled = {run: job for run, job in dead.items() if _certain(root, where[run], job)}
-        for run, job in settled.items():
-            with suppress(UserError, OSError):  # a folder that is damaged or not ours keeps no other run waiting
-                _conclude(root, where[run], run, job)
-        done = _resubmit(root, [*settled, *(run for run, each in seen.items() if each.free and not each.dead)])
+        ended = [run for run, job in settled.items() if _conclude(root, where[run], run, job)]
+        done = _resubmit(root, [*ended, *(run for run, each in seen.items() if each.free)])
         return done._replace(late=len(dead) - len(settled))
 
 
@@ -179,6 +177,8 @@ def _in_job(status: Status | None, order: Order | None, name: str, job: Job | No
         return Seen("unknown", SILENT, name) if alone.state in (*IDLE, "lost") else alone  # it may be in the queue
     if here and status and status.state not in ("running", "lost"):
         return alone._replace(free=True)  # it said how it ended, or somebody has said it
+    if alone.state == "running" and not here:
+        return alone  # somebody trains it by hand
     if job:
         return Seen("ending", f"its job is over ({job.state})", name, dead=job)
     if here and alone.state == "lost":
@@ -201,8 +201,16 @@ def _certain(root: Path, where: tuple[Submission, str | None], job: Job) -> bool
     return time.time() - since[name] >= GRACE_S
 
 
-def _conclude(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> None:
-    """The last words on a run whose job is over, and on one that never began in it."""
+def _conclude(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> bool:
+    """The last words on a run whose job is over, and on one that never began in it. False where another process has it,
+    or its folder is damaged or not ours: that keeps no other run waiting."""
+    try:
+        return _last_words(root, where, run, job)
+    except (UserError, OSError):
+        return False
+
+
+def _last_words(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> bool:
     sent, name = where
     folder = RunFolder(root / run)
     status = status_of(folder)
@@ -210,6 +218,5 @@ def _conclude(root: Path, where: tuple[Submission, str | None], run: str, job: J
     if end.state == "cancelled":
         folder.give_order("cancel", end.reason)
     if status and status.job == name:
-        folder.conclude(status.attempt, end.state, end.reason, end.cause)
-    elif end.state != "cancelled":
-        folder.bury(folder.config().steps, end.state, end.reason, end.cause, name)
+        return folder.conclude(status.attempt, end.state, end.reason, end.cause)
+    return end.state == "cancelled" or folder.bury(folder.config().steps, end.state, end.reason, end.cause, name)
