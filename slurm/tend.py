@@ -88,17 +88,18 @@ def tend(root: Path) -> Tended:
         dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
         settled = {run: job for run, job in dead.items() if _certain(root, where[run], job)}
         ended = [run for run, job in settled.items() if _conclude(root, where[run], run, job)]
-        done = _resubmit(root, [*ended, *(run for run, each in seen.items() if each.free)])
+        done = send_again(root, [*ended, *(run for run, each in seen.items() if each.free)])
         return done._replace(late=len(dead) - len(settled))
 
 
 def resubmit(root: Path, runs: Sequence[str]) -> Tended:
     """Submit again those of these runs that are to go on, as they were submitted before, with what was learned."""
     with submission.lock(root):
-        return _resubmit(root, runs)
+        return send_again(root, runs)
 
 
-def _resubmit(root: Path, runs: Sequence[str]) -> Tended:
+def send_again(root: Path, runs: Sequence[str]) -> Tended:
+    """The same, for a caller that has the lock."""
     where = submission.latest(submission.everything(root))
     groups: dict[str, list[Ask]] = {}
     given_up = 0
