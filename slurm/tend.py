@@ -86,7 +86,7 @@ def tend(root: Path) -> Tended:
         mine = [run for run, (sent, name) in where.items() if sent.place == "slurm"]
         seen = look(root, mine)
         dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
-        settled = {run: job for run, job in dead.items() if _certain(root, where[run], job)}
+        settled = {run: job for run, job in dead.items() if _certain(root, where[run], run, job)}
         ended = [run for run, job in settled.items() if _conclude(root, where[run], run, job)]
         done = send_again(root, [*ended, *(run for run, each in seen.items() if each.free)])
         return done._replace(late=len(dead) - len(settled))
@@ -187,9 +187,10 @@ def _in_job(status: Status | None, order: Order | None, name: str, job: Job | No
     return alone if here else Seen("unknown", f"SLURM knows nothing of job {name}", name)
 
 
-def _certain(root: Path, where: tuple[Submission, str | None], job: Job) -> bool:
-    """Whether a job has been over for so long that its runs' last words would be here."""
-    if job.state in ("", "CANCELLED"):
+def _certain(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> bool:
+    """Whether a job has been over for so long that a run's last words in it would be here."""
+    status = status_of(RunFolder(root / run))
+    if job.state == "" or (job.state == "CANCELLED" and (status is None or status.job != where[1])):
         return True
     path = submission.folder(root, where[0].id) / "over.json"
     since: dict[str, float] = {}
