@@ -177,7 +177,10 @@ def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[
             *asked.setup,
             f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(sent.code)}${{PYTHONPATH:+:$PYTHONPATH}}:\"$PWD\"",
         ],
-        "additional_parameters": {**asked.extra, ("requeue" if asked.requeue else "no-requeue"): True},
+        "additional_parameters": {
+            **{name: value for name, value in asked.extra.items() if value is not False},
+            ("requeue" if asked.requeue else "no-requeue"): True,
+        },
     }
     found |= {name: value for name in ("partition", "account", "qos") if (value := getattr(asked, name)) is not None}
     if asked.gpus:
