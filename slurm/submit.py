@@ -175,7 +175,7 @@ def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[
         # which Python would put first
         "setup": [
             *asked.setup,
-            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(sent.code)}${{PYTHONPATH:+:$PYTHONPATH}}:\"$PWD\"",
+            f'export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(sent.code)}${{PYTHONPATH:+:$PYTHONPATH}}:"$PWD"',
         ],
         "additional_parameters": {
             **{name: value for name, value in asked.extra.items() if value is not False},

@@ -25,6 +25,7 @@ GRACE_S = float(os.environ.get("MAC_BENCH_GRACE_S", "90"))
 """a network disk may show a file so late: before, a run whose job is over has not died"""
 
 IDLE = ("waiting", "stopped")
+GOING = ("queued", "starting", "running", "ending")
 SILENT = "SLURM gives no answer"
 
 
@@ -39,6 +40,12 @@ class Seen(NamedTuple):
     """its job, where that is over and the run is neither done nor concluded"""
     free: bool = False
     """no job has it any more: it may be submitted again"""
+
+    @property
+    def open(self) -> bool:
+        """Whether something is still to come of it without the user."""
+        again = self.free and self.state in (*IDLE, "lost")
+        return self.state in GOING or again or self.dead is not None or self.reason == SILENT
 
 
 class Tended(NamedTuple):
@@ -170,7 +177,8 @@ def _in_job(status: Status | None, order: Order | None, name: str, job: Job | No
     alone = _alone(status, order, name)
     here = status is not None and status.job == name
     if job and job.phase == "waiting":
-        return Seen("queued", job.reason, name) if alone.state in (*IDLE, "running", "lost") else alone
+        left = alone.state == "running" and here
+        return Seen("queued", job.reason, name) if left or alone.state in (*IDLE, "lost") else alone
     if job and job.phase == "running":
         silent_elsewhere = alone.state == "lost" and not here
         return Seen("starting", f"on {job.node}", name) if alone.state in IDLE or silent_elsewhere else alone
