@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
+from rich.markup import escape
 
 from mac_bench import overview
 from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, terminal
@@ -25,7 +26,6 @@ ProfileName = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="SUITE", help="A suite that was started.")]
 WORDS = {"hold": "held", "cancel": "cancelled"}
-GOING = ("queued", "starting", "running", "ending", "stopped", "lost")
 POLL_S, SLOWEST_S = 40.0, 180.0
 """between questions to SLURM: reset whenever something changed, longer while nothing does"""
 
@@ -92,14 +92,20 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def seen(root: Path, suite: str | None, chosen: Selection = Selection()) -> list[overview.Entry]:  # noqa: B008
     """Runs with their states by all that can be known. Raises UserError where nothing was started."""
+    return chosen.of([line for line, _ in _looked(root, suite)])
+
+
+def _looked(root: Path, suite: str | None) -> list[tuple[overview.Entry, bool]]:
+    """Runs with their states, and whether something is still to come of them without the user."""
     name = Path(suite).stem if suite and suite.endswith(".yaml") else suite
     lines = overview.entries(root, name)
-    if (root / "jobs").exists():
-        from slurm import tend
+    if not (root / "jobs").exists():
+        return [(line, line.state == "running") for line in lines]
+    from slurm import tend
 
-        known = tend.look(root, [line.run for line in lines])
-        lines = [line._replace(state=known[line.run].state, reason=known[line.run].reason) for line in lines]
-    return chosen.of(lines)
+    known = tend.look(root, [line.run for line in lines])
+    found = [(line, known[line.run]) for line in lines]
+    return [(line._replace(state=seen.state, reason=seen.reason), seen.open) for line, seen in found]
 
 
 def submit(
@@ -175,14 +181,14 @@ def watch(
     console, root, pause, before = terminal(), runs.absolute(), every, ""
     while True:
         done = tend.tend(root)
-        lines = seen(root, suite)
-        text = overview.counts(lines)
-        if text != before or done.continued or done.given_up:
-            console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}" + (f" ({done})" if done.continued else ""))
+        looked = _looked(root, suite)
+        lines = [line for line, _ in looked]
+        text = overview.counts(lines) + (f" ({escape(str(done))})" if done.continued or done.refused else "")
+        if text != before:
+            console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}")
         pause = every if text != before else min(1.5 * pause, max(every, SLOWEST_S))
         before = text
-        going = [line for line in lines if line.state in GOING]
-        if once or not (going or done.late):
+        if once or not (done.late or any(still for _, still in looked)):
             break
         time.sleep(pause)
     overview.show(console, lines, root, live=True, every=False)

@@ -98,7 +98,7 @@ class Resources(Settings):
 
     gpus: int | None = pydantic.Field(default=None, ge=0)
     """per job"""
-    gpu_type: str | None = None
+    gpu_type: str | None = pydantic.Field(default=None, pattern=r"^[\w.:-]+$")
     cpus: int | None = pydantic.Field(default=None, gt=0)
     """per job"""
     memory_gb: float | None = pydantic.Field(default=None, gt=0)

@@ -205,7 +205,10 @@ class RunFolder:
                 raise self._taken(status)
             attempt = self._take(status.attempt + 1 if status else 1)
             self._clear_up()
-            yield attempt
+            try:
+                yield attempt
+            finally:
+                self._give_back(attempt)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -277,6 +280,13 @@ class RunFolder:
                 if not mine and time.time() - taken.stat().st_mtime < SILENCE_S:
                     raise self._taken(None) from None
                 attempt += 1
+
+    def _give_back(self, attempt: int) -> None:
+        """Leave an attempt's number to the next where nothing was said in it, or other machines would wait for it."""
+        with suppress(UserError, OSError):
+            status = self.status()
+            if status is None or status.attempt < attempt:
+                (self.path / "attempts" / str(attempt)).unlink(missing_ok=True)
 
     def save_checkpoint(self, save: Callable[[Path], None]) -> None:
         """Write a checkpoint with `save(path)`, keeping the one before it."""

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ TAIL_BYTES = 65_536
 REFUSED = 2
 """exit code for what the user must put right"""
 PR_SET_PDEATHSIG = 1
+HOST = socket.gethostname()
 
 Command = Callable[[Path], list[str]]
 """Run folder -> the arguments of the process that trains it"""
@@ -81,8 +83,8 @@ class Child:
             return Result(self.member, "finished")
         if status and status.state not in ("running", "lost", "waiting"):
             return Result(self.member, status.state, status.reason)
-        if status and status.pid != self.process.pid and status.state == "running":
-            return Result(self.member, "running", f"process {status.pid} on {status.host} is training it")
+        if latest and latest.state == "running" and (latest.host, latest.pid) != (HOST, self.process.pid):
+            return Result(self.member, "running", f"process {latest.pid} on {latest.host} is training it")
         order = self.folder.order()
         if self.process.returncode == 0 and order and order.wish != "go":
             return Result(self.member, order.state, order.reason)

@@ -1,7 +1,6 @@
 """What SLURM is asked and told: the only file that runs its commands, so that they are few, clean and patient."""
 
 import os
-import pwd
 import re
 import shutil
 import subprocess
@@ -66,8 +65,8 @@ def limits() -> Limits:
     for line in command(["scontrol", "show", "config"]).splitlines():
         name, _, value = line.partition("=")
         found[name.strip()] = value.strip()
-    # the highest index is one less than MaxArraySize
-    return Limits(int(found.get("MaxArraySize", 1001)), int(found.get("MaxJobCount", 10_000)))
+    # the highest index is one less than MaxArraySize; 0 where a cluster wants no arrays
+    return Limits(max(1, int(found.get("MaxArraySize", 1001))), int(found.get("MaxJobCount", 10_000)))
 
 
 def partitions() -> list[str]:
@@ -83,7 +82,7 @@ def jobs(wanted: Iterable[str]) -> dict[str, Job]:
     if not wanted:
         return {}
     # --array: otherwise pending elements come as 12_[3-9%2]
-    question = ["squeue", "--noheader", "--array", "--states=all", f"--user={pwd.getpwuid(os.getuid()).pw_name}"]
+    question = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}"]
     found = _jobs(command([*question, "--format=%i|%T|%r|%N"]), wanted)
     forgotten = wanted - found.keys()
     if forgotten:

@@ -35,7 +35,7 @@ def work(root: str, name: str, array: int, element: int) -> None:
     sent = submission.read(Path(root), name)
     os.environ[JOB] = own = _own_id()
     log = submission.folder(Path(root), name) / "log" / f"{own}_0_log.out"
-    folders = [RunFolder(Path(root) / run) for run in sent.arrays[array].packs[element]]
+    folders = _readable(Path(root), sent.arrays[array].packs[element])
     _conclude_last_time(folders, own, log)
     members = [Member(folder.config().agent, folder.config()) for folder in folders]
     options = sent.options
@@ -61,13 +61,29 @@ def work(root: str, name: str, array: int, element: int) -> None:
         raise SystemExit(1)
 
 
+def _readable(root: Path, runs: list[str]) -> list[RunFolder]:
+    """Folders of these runs; one that is damaged stops no other."""
+    found = []
+    for run in runs:
+        try:
+            RunFolder(root / run).config()
+            found.append(RunFolder(root / run))
+        except UserError as error:
+            print(f"mac-bench: {error}", flush=True)
+    return found
+
+
 def keep(root: str) -> None:
     """Continue what died with its job; done once nothing is undecided. Files on a network disk come late."""
     while True:
-        tended = tend.tend(Path(root))
-        print(f"mac-bench: {tended}", flush=True)
-        if not tended.late:
-            return
+        try:
+            tended = tend.tend(Path(root))
+        except UserError as error:  # others submit just now; the job's own time limit ends this
+            print(f"mac-bench: {error}", flush=True)
+        else:
+            print(f"mac-bench: {tended}", flush=True)
+            if not tended.late:
+                return
         time.sleep(LATE_S)
 
 

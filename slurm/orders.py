@@ -34,14 +34,15 @@ def stop(root: Path, runs: Iterable[str], wish: Literal["hold", "cancel"], reaso
 def go(root: Path, runs: Iterable[str], reason: str) -> Done:
     """Let runs go on: their jobs are released, and those without a job get a new one, as the last one was."""
     runs = list(runs)
-    for run in runs:
-        RunFolder(root / run).give_order("go", reason)
-    problems = cluster.tell("release", _waiting(root, runs, held=True))
-    where = submission.latest(submission.everything(root))
-    mine = [run for run in runs if run in where and where[run][0].place == "slurm"]
-    seen = tend.look(root, mine)
-    free = [run for run in mine if seen[run].state not in ("queued", "starting", "running", "finished")]
-    done = tend.resubmit(root, free) if free else tend.Tended()
+    with submission.lock(root):  # or whoever tends now sees a cancelled job, and cancels again
+        for run in runs:
+            RunFolder(root / run).give_order("go", reason)
+        problems = cluster.tell("release", _waiting(root, runs, held=True))
+        where = submission.latest(submission.everything(root))
+        mine = [run for run in runs if run in where and where[run][0].place == "slurm"]
+        seen = tend.look(root, mine)
+        free = [run for run in mine if seen[run].state not in ("queued", "starting", "running", "finished")]
+        done = tend.send_again(root, free) if free else tend.Tended()
     refused = [done.refused] if done.refused else []
     return Done(len(runs), done.continued, len(runs) - len(mine), (*problems, *refused))
 

@@ -41,8 +41,15 @@ OURS = {
     "no-requeue",
     "wrap",
     "export",
+    "dependency",
+    "nodes",
+    "ntasks",
+    "ntasks-per-node",
+    "cpus-per-task",
+    "mem",
+    "time",
 }
-"""options that mac-bench sets itself"""
+"""options that mac-bench sets itself, or has a field for"""
 
 
 def _one_line(text: str) -> str:

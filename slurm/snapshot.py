@@ -69,7 +69,8 @@ def _own(agents: Iterable[str]) -> dict[str, Path]:
         if spec and spec.origin and not places:
             places = [Path(spec.origin)]
         for place in places:
-            if place.is_relative_to(SOURCE) or any(place.is_relative_to(known) for known in installed):
+            copied = (SOURCE / package for package in PACKAGES)
+            if any(place.is_relative_to(known) for known in (*installed, *copied)):
                 continue
             for path in _files(place) if place.is_dir() else [place]:
                 found[str(path.relative_to(place.parent))] = path

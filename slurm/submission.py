@@ -143,13 +143,13 @@ def read(root: Path, name: str) -> Submission:
 
 def everything(root: Path) -> list[Submission]:
     """All of them, oldest first. A file that cannot be read is passed over: it may be of a later version."""
-    found = []
+    found: list[Submission] = []
     for path in sorted((root / "jobs").glob("*/submission.json")):
         try:
             found.append(read(root, path.parent.name))
         except UserError:
             continue
-    return found
+    return sorted(found, key=lambda sent: sent.time)  # names are of the local clock, which jumps and differs by host
 
 
 def latest(submissions: Iterable[Submission]) -> dict[str, tuple[Submission, str | None]]:

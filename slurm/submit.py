@@ -171,9 +171,16 @@ def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[
         "wckey": None,
         # since 22.05 a step does not inherit the job's number of cores
         "srun_args": [f"--cpus-per-task={asked.cpus}"],
-        # the copy of the code comes before what is installed
-        "setup": [*asked.setup, f"export PYTHONPATH={shlex.quote(sent.code)}${{PYTHONPATH:+:$PYTHONPATH}}"],
-        "additional_parameters": {**asked.extra, ("requeue" if asked.requeue else "no-requeue"): True},
+        # the copy of the code comes before what is installed, and before the folder in which somebody goes on working,
+        # which Python would put first
+        "setup": [
+            *asked.setup,
+            f'export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(sent.code)}${{PYTHONPATH:+:$PYTHONPATH}}:"$PWD"',
+        ],
+        "additional_parameters": {
+            **{name: value for name, value in asked.extra.items() if value is not False},
+            ("requeue" if asked.requeue else "no-requeue"): True,
+        },
     }
     found |= {name: value for name in ("partition", "account", "qos") if (value := getattr(asked, name)) is not None}
     if asked.gpus:

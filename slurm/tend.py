@@ -25,6 +25,8 @@ GRACE_S = float(os.environ.get("MAC_BENCH_GRACE_S", "90"))
 """a network disk may show a file so late: before, a run whose job is over has not died"""
 
 IDLE = ("waiting", "stopped")
+GOING = ("queued", "starting", "running", "ending")
+SILENT = "SLURM gives no answer"
 
 
 class Seen(NamedTuple):
@@ -38,6 +40,12 @@ class Seen(NamedTuple):
     """its job, where that is over and the run is neither done nor concluded"""
     free: bool = False
     """no job has it any more: it may be submitted again"""
+
+    @property
+    def open(self) -> bool:
+        """Whether something is still to come of it without the user."""
+        again = self.free and self.state in (*IDLE, "lost")
+        return self.state in GOING or again or self.dead is not None or self.reason == SILENT
 
 
 class Tended(NamedTuple):
@@ -86,20 +94,20 @@ def tend(root: Path) -> Tended:
         mine = [run for run, (sent, name) in where.items() if sent.place == "slurm"]
         seen = look(root, mine)
         dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
-        settled = {run: job for run, job in dead.items() if _certain(root, where[run], job)}
-        for run, job in settled.items():
-            _conclude(root, where[run], run, job)
-        done = _resubmit(root, [*settled, *(run for run, each in seen.items() if each.free and not each.dead)])
+        settled = {run: job for run, job in dead.items() if _certain(root, where[run], run, job)}
+        ended = [run for run, job in settled.items() if _conclude(root, where[run], run, job)]
+        done = send_again(root, [*ended, *(run for run, each in seen.items() if each.free)])
         return done._replace(late=len(dead) - len(settled))
 
 
 def resubmit(root: Path, runs: Sequence[str]) -> Tended:
     """Submit again those of these runs that are to go on, as they were submitted before, with what was learned."""
     with submission.lock(root):
-        return _resubmit(root, runs)
+        return send_again(root, runs)
 
 
-def _resubmit(root: Path, runs: Sequence[str]) -> Tended:
+def send_again(root: Path, runs: Sequence[str]) -> Tended:
+    """The same, for a caller that has the lock."""
     where = submission.latest(submission.everything(root))
     groups: dict[str, list[Ask]] = {}
     given_up = 0
@@ -122,7 +130,11 @@ def _resubmit(root: Path, runs: Sequence[str]) -> Tended:
 def _again(root: Path, before: Submission, asks: list[Ask]) -> Sent:
     fresh = submission.new(before.suite, "slurm", before.options)
     kept = {"code": before.code, "profile": before.profile, "resources": before.resources}
-    return send(fresh.model_copy(update=kept), root, asks)
+    fresh = fresh.model_copy(update=kept)
+    try:
+        return send(fresh, root, asks)
+    except UserError as error:  # SLURM is silent: they stay free
+        return Sent(fresh, str(error))
 
 
 def _words(folder: RunFolder, on_cluster: bool) -> tuple[Status | None, Order | None]:
@@ -173,14 +185,17 @@ def _in_job(status: Status | None, order: Order | None, name: str, job: Job | No
     alone = _alone(status, order, name)
     here = status is not None and status.job == name
     if job and job.phase == "waiting":
-        return Seen("queued", job.reason, name) if alone.state in (*IDLE, "running", "lost") else alone
+        left = alone.state == "running" and here
+        return Seen("queued", job.reason, name) if left or alone.state in (*IDLE, "lost") else alone
     if job and job.phase == "running":
         silent_elsewhere = alone.state == "lost" and not here
         return Seen("starting", f"on {job.node}", name) if alone.state in IDLE or silent_elsewhere else alone
     if silent:
-        return alone if alone.state != "waiting" else Seen("unknown", "SLURM gives no answer", name)
+        return Seen("unknown", SILENT, name) if alone.state in (*IDLE, "lost") else alone  # it may be in the queue
     if here and status and status.state not in ("running", "lost"):
         return alone._replace(free=True)  # it said how it ended, or somebody has said it
+    if alone.state == "running" and not here:
+        return alone  # somebody trains it by hand
     if job:
         return Seen("ending", f"its job is over ({job.state})", name, dead=job)
     if here and alone.state == "lost":
@@ -188,9 +203,10 @@ def _in_job(status: Status | None, order: Order | None, name: str, job: Job | No
     return alone if here else Seen("unknown", f"SLURM knows nothing of job {name}", name)
 
 
-def _certain(root: Path, where: tuple[Submission, str | None], job: Job) -> bool:
-    """Whether a job has been over for so long that its runs' last words would be here."""
-    if job.state in ("", "CANCELLED"):
+def _certain(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> bool:
+    """Whether a job has been over for so long that a run's last words in it would be here."""
+    status = status_of(RunFolder(root / run))
+    if job.state == "" or (job.state == "CANCELLED" and (status is None or status.job != where[1])):
         return True
     path = submission.folder(root, where[0].id) / "over.json"
     since: dict[str, float] = {}
@@ -203,8 +219,16 @@ def _certain(root: Path, where: tuple[Submission, str | None], job: Job) -> bool
     return time.time() - since[name] >= GRACE_S
 
 
-def _conclude(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> None:
-    """The last words on a run whose job is over, and on one that never began in it."""
+def _conclude(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> bool:
+    """The last words on a run whose job is over, and on one that never began in it. False where another process has it,
+    or its folder is damaged or not ours: that keeps no other run waiting."""
+    try:
+        return _last_words(root, where, run, job)
+    except (UserError, OSError):
+        return False
+
+
+def _last_words(root: Path, where: tuple[Submission, str | None], run: str, job: Job) -> bool:
     sent, name = where
     folder = RunFolder(root / run)
     status = status_of(folder)
@@ -212,6 +236,5 @@ def _conclude(root: Path, where: tuple[Submission, str | None], run: str, job: J
     if end.state == "cancelled":
         folder.give_order("cancel", end.reason)
     if status and status.job == name:
-        folder.conclude(status.attempt, end.state, end.reason, end.cause)
-    elif end.state != "cancelled":
-        folder.bury(folder.config().steps, end.state, end.reason, end.cause, name)
+        return folder.conclude(status.attempt, end.state, end.reason, end.cause)
+    return end.state == "cancelled" or folder.bury(folder.config().steps, end.state, end.reason, end.cause, name)
