@@ -97,8 +97,10 @@ def seen(root: Path, suite: str | None, chosen: Selection = Selection()) -> list
     if (root / "jobs").exists():
         from slurm import tend
 
-        known = tend.look(root, [line.run for line in lines])
-        lines = [line._replace(state=known[line.run].state, reason=known[line.run].reason) for line in lines]
+        # what is finished stays so, whatever any job does
+        known = tend.look(root, [line.run for line in lines if line.state != "finished"])
+        found = {run: {"state": each.state, "reason": each.reason} for run, each in known.items()}
+        lines = [line._replace(**found.get(line.run, {})) for line in lines]
     return chosen.of(lines)
 
 
