@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = {
-    "nouns": ["errors", "config", "types", "files"],
+    "nouns": ["errors", "config", "types", "files", "states"],
     "data": [
         "data",
         "workers",
