@@ -12,6 +12,7 @@ Cause = Literal[
     "preempted",
     "requeued",
     "node failed",
+    "job lost",
     "signalled",
     "out of memory",
     "out of GPU memory",

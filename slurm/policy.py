@@ -11,7 +11,7 @@ PATIENCE = 3
 """attempts in a row that may begin at the same update"""
 PATIENCE_ABROAD = 10
 """the same where the run had no part in its end"""
-ABROAD: set[Cause] = {"preempted", "requeued", "node failed"}
+ABROAD: set[Cause] = {"preempted", "requeued", "node failed", "job lost", "signalled"}
 MEMORY_FACTOR = 1.5
 MOST_RAISES = 3
 """of memory, before it is given up"""
