@@ -16,7 +16,6 @@ import jax
 import update
 
 from mac_bench import registry
-from mac_bench.jax_agent import _update
 
 KINDS = {"gemm": "matrix products", "cutlass": "matrix products", "nvjet": "matrix products", "memcpy": "copies"}
 """part of a kernel's name -> what it is; all others are element by element"""
@@ -72,19 +71,18 @@ def main() -> None:
     print(f"one batch in the GPU's: {rate(agent, resident, options.seconds):.1f} updates/s", flush=True)
     for precision in ("highest", "bfloat16"):
         with jax.default_matmul_precision(precision):
-            _update.clear_cache()
             per_s = rate(agent, resident, options.seconds)
             product = update.matrix_rate(1.0) / 1e12
         print(f"precision {precision}: {per_s:.1f} updates/s, matrix product {product:.0f} TFLOP/s", flush=True)
     with tempfile.TemporaryDirectory() as aside:
         found = kernels(agent, resident, options.out or Path(aside))
-    total, sums = sum(found.values()), collections.Counter()
+    total, sums = sum(found.values()), collections.defaultdict(float)
     if not found:
         raise SystemExit("the profiler has seen no GPU")
     for name, seconds in found.items():
         sums[kind(name)] += seconds
     print(f"kernels of one update: {1e3 * total:.2f} ms")
-    for name, seconds in sums.most_common():
+    for name, seconds in sorted(sums.items(), key=lambda item: -item[1]):
         print(f"{1e3 * seconds:8.2f} ms {seconds / total:4.0%} {name}")
     for name, seconds in sorted(found.items(), key=lambda item: -item[1])[:15]:
         print(f"{1e3 * seconds:8.3f} ms {name[:110]}")

@@ -40,7 +40,6 @@ def run(place: Place, name: str, small: bool, seconds: float, ready, results) ->
             number += 1
         update.finished(metrics)
     results.put((number / (time.perf_counter() - began), update.peak_memory().get("device_memory_mb", 0.0)))
-    batches.close()
 
 
 def measure(jobs: int, name: str, small: bool, seconds: float) -> list[tuple[float, float]]:

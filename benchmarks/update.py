@@ -152,8 +152,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time for each")
     parser.add_argument("--all", action="store_true", help="every agent at its default size")
-    parser.add_argument("--only", nargs="+", help="these agents at their default size")
-    parser.add_argument("--suite", help="the agents of a suite with their settings")
+    parser.add_argument("--only", nargs="+", help="these agents at their default size, or these of the suite")
+    parser.add_argument("--suite", help="the agents of a suite with its settings")
     parser.add_argument("--rounds", action="store_true", help="whole rounds of imagination, at their full size")
     parser.add_argument("--csv", type=Path, help="add a line for each to this file")
     options = parser.parse_args()
@@ -179,8 +179,9 @@ def main() -> None:
 def cases(options: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any], tuple[int, int]]]:
     """Title -> agent, settings, and sizes of the data."""
     if options.suite:
-        found = expand(load(Path(options.suite)))
-        return {member.label: (member.run.agent, member.run.settings, CUBE_DOUBLE) for member in found}
+        found = {member.label: member.run for member in expand(load(Path(options.suite)))}
+        labels = options.only or found
+        return {label: (found[label].agent, found[label].settings, CUBE_DOUBLE) for label in labels}
     if options.all or options.only:
         names = [name for name in options.only or registry.names() if name != "random_actions"]
         return {name: (name, {}, CUBE_DOUBLE) for name in names}
