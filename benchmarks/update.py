@@ -157,8 +157,7 @@ def main() -> None:
     parser.add_argument("--rounds", action="store_true", help="whole rounds of imagination, at their full size")
     parser.add_argument("--csv", type=Path, help="add a line for each to this file")
     options = parser.parse_args()
-    rate = matrix_rate(min(3.0, options.seconds))
-    print(f"{jax.devices()[0].device_kind}: matrix product {rate / 1e9:.1f} GFLOP/s")
+    rate = None
     for title, (name, settings, sizes) in cases(options).items():
         whole = 1
         if "rollout_every" in (full := registry.settings(name, settings, title).model_dump()):
@@ -166,6 +165,9 @@ def main() -> None:
             settings = settings if options.rounds else {**settings, "rollout_batch": 1024}
         agent, per_s, batch = measure(name, settings, sizes, options.seconds, whole)
         flops, memory = operations(agent, batch), peak_memory()
+        if rate is None:  # not earlier: its matrices would count as memory of the first agent
+            rate = matrix_rate(min(3.0, options.seconds))
+            print(f"{jax.devices()[0].device_kind}: matrix product {rate / 1e9:.1f} GFLOP/s")
         print(
             f"{title:>20}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
             f"{per_s * flops / rate:5.0%} of the matrix rate, {parameters(agent) / 1e6:6.2f} M parameters, "
@@ -180,7 +182,9 @@ def cases(options: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any], t
     """Title -> agent, settings, and sizes of the data."""
     if options.suite:
         found = {member.label: member.run for member in expand(load(Path(options.suite)))}
-        labels = options.only or found
+        labels = options.only or list(found)
+        if unknown := [label for label in labels if label not in found]:
+            raise SystemExit(f"{options.suite} has no {', '.join(unknown)}; there are: {', '.join(found)}")
         return {label: (found[label].agent, found[label].settings, CUBE_DOUBLE) for label in labels}
     if options.all or options.only:
         names = [name for name in options.only or registry.names() if name != "random_actions"]
