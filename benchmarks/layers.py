@@ -2,8 +2,8 @@
 
     python benchmarks/layers.py [--seconds 2] [--rows 8192]
 
-The rows are those of an imagined step: 8 candidates for each of 1,024 states. One update makes 20 such passes, one of the
-policy and one of the critic in each of 10 steps. The network is that of `mac_bench/nn.py`, with parts left out.
+The rows are those of an imagined step: 8 candidates for each of 1,024 states. One update makes 20 such passes, one of
+the policy and one of the critic in each of 10 steps. The network is that of `mac_bench/nn.py`, with parts left out.
 """
 
 import argparse
