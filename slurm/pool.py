@@ -36,6 +36,8 @@ NEITHER = "\N{EN DASH}"
 """mark of what is neither a success nor a failure"""
 MEMORY_SHARE = 0.9
 """of a GPU, for all runs on it together"""
+MEMORY_NAMES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+"""what JAX calls a process's share, now and formerly"""
 
 Command = Callable[[Path], list[str]]
 """Run folder -> the arguments of the process that trains it"""
@@ -118,9 +120,9 @@ def places(jobs: int) -> list[Place]:
         environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": threads}
         if found:
             environment["CUDA_VISIBLE_DEVICES"] = found[number % len(found)]
-        if on_one > 1:  # JAX takes three quarters of a GPU's memory unless told otherwise; old and new name
-            for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
-                environment[name] = os.environ.get(name, f"{MEMORY_SHARE / on_one:.3f}")
+        # JAX takes three quarters of a GPU's memory unless told otherwise, and refuses to be told by two names at once
+        if on_one > 1 and not any(os.environ.get(name) for name in MEMORY_NAMES):
+            environment[MEMORY_NAMES[0]] = f"{MEMORY_SHARE / on_one:.3f}"
         shares.append(Place(_cores(number, jobs), environment))
     return shares
 
