@@ -67,7 +67,9 @@ def test_the_order_of_truth(monkeypatch, root, known, said, job, state, free, di
     silent_s = LONG if said == "lost" else 0
     seen = look(monkeypatch, root, known, "running" if said == "lost" else said, job=job, silent_s=silent_s)
     assert (seen.state, seen.free, seen.dead is not None) == (state, free, died)
-    assert seen.open == (died or state not in ("finished", "lost", "unknown") or known is SILENT)
+    assert seen.open == (
+        died or state not in ("finished", "lost", "unknown") or (state == "unknown" and known is SILENT)
+    )
 
 
 def test_what_is_not_known_is_said_to_be_unknown(monkeypatch, root):
