@@ -65,9 +65,9 @@ def test_attempts_are_numbered(folder):
 def test_on_one_machine_the_lock_decides(folder):
     with folder.claim() as attempt:
         begin(folder, attempt)
-        with pytest.raises(UserError, match=f"another process .process {os.getpid()} on .*is training this run"):
-            with folder.claim():
-                pass
+        taken = f"another process .process {os.getpid()} on .*is training this run"
+        with pytest.raises(UserError, match=taken), folder.claim():
+            pass
     with folder.claim() as attempt:
         assert attempt == 2, "it died with its owner, whatever its status says"
 
@@ -152,9 +152,9 @@ def test_a_file_system_without_locks_is_said(folder, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(record.fcntl, "flock", refuse)
-    with pytest.raises(UserError, match=r"this file system cannot lock files \(Function not implemented\)"):
-        with folder.claim():
-            pass
+    words = r"this file system cannot lock files \(Function not implemented\)"
+    with pytest.raises(UserError, match=words), folder.claim():
+        pass
 
 
 def test_last_words_take_the_place_of_what_was_said(folder):
