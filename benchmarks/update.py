@@ -1,15 +1,20 @@
 """Updates per second of a method, its parameters, the operations of one update, and how much of this machine's matrix
 rate that is.
 
-    python benchmarks/update.py [--seconds 20] [--all | --only mopo leq]
+    python benchmarks/update.py [--seconds 20] [--all | --only mopo leq | --suite mac-family] [--rounds] [--csv FILE]
 
 Without --all: MAC, at the paper's size and at the quickstart's. With it: every agent at its default size, on data like
 cube-double's. All rates are measured in one run, one after the other, so that their ratios hold on a busy machine too.
-A Dyna-style method's round of imagination, one in a thousand updates, is made small and not measured.
+Batches are drawn beside the updates, and nobody waits for an update, as in training. A Dyna-style method's round of
+imagination, one in a thousand updates, is made small and not measured, but with --rounds, which is for GPUs.
 """
 
 import argparse
+import csv
+import datetime
+import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,13 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from mac_bench import registry
-from mac_bench.data import Dataset
+from mac_bench.data import Dataset, prefetch
 from mac_bench.jax_agent import JaxAgent, Learner
+from mac_bench.provenance import describe, peak_memory
 from mac_bench.suite import expand, load
 
 QUICKSTART = Path(__file__).parent.parent / "suites" / "quickstart.yaml"
 CUBE_DOUBLE = (37, 5)
 """observation and action sizes"""
+COLUMNS = ("agent", "settings", "device", "updates_per_s", "command", "date")
+"""of --csv; settings are those that are not the agent's defaults"""
 
 
 def quickstart() -> dict[str, Any]:
@@ -36,7 +44,7 @@ def quickstart() -> dict[str, Any]:
 
 def data(obs: int, action: int) -> Dataset:
     """Random numbers: the time of an update does not depend on them."""
-    rng, rows = np.random.default_rng(0), 20_000
+    rng, rows = np.random.default_rng(0), 200_000
     return Dataset(
         observations=rng.normal(size=(rows, obs)).astype(np.float32),
         actions=rng.uniform(-1, 1, (rows, action)).astype(np.float32),
@@ -46,8 +54,9 @@ def data(obs: int, action: int) -> Dataset:
     )
 
 
-def matrix_rate(size: int = 1024, seconds: float = 3.0) -> float:
-    """Floating-point operations per second of a [size, size] float32 product."""
+def matrix_rate(seconds: float) -> float:
+    """Floating-point operations per second of a float32 product as JAX makes it, on a GPU from tf32."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192
     multiply = jax.jit(lambda a, b: a @ b)
     a = jnp.ones((size, size))
     multiply(a, a).block_until_ready()
@@ -117,18 +126,25 @@ def finished(metrics: Any) -> None:
         float(value)
 
 
-def measure(name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds: float) -> tuple[Any, float, Any]:
-    """An agent, its updates per second, and the batch."""
+def measure(
+    name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds: float, whole: int = 1
+) -> tuple[Any, float, Any]:
+    """An agent, its updates per second over a multiple of `whole` updates, and a batch."""
     logged = data(*sizes)
     agent = registry.make(name, settings, logged, 0)
     finish_pretraining(agent)
     batch = logged.sample(agent.sampling, 0, 0)
     finished(agent.update(batch, 1))
-    began, number = time.perf_counter(), 0
-    while number == 0 or time.perf_counter() - began < seconds:
-        finished(agent.update(batch, 2))
-        number += 1
-    return agent, number / (time.perf_counter() - began), batch
+
+    def rate(number: int) -> float:
+        began, metrics = time.perf_counter(), {}
+        for step, drawn in enumerate(prefetch(lambda step: logged.sample(agent.sampling, 0, step), 1, 1 + number), 1):
+            metrics = agent.update(drawn, step)
+        finished(metrics)
+        return number / (time.perf_counter() - began)
+
+    number = seconds * rate(3)  # few to begin with, then as many as take the time
+    return agent, rate(max(1, math.ceil(number / whole)) * whole), batch
 
 
 def main() -> None:
@@ -136,25 +152,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time for each")
     parser.add_argument("--all", action="store_true", help="every agent at its default size")
-    parser.add_argument("--only", nargs="+", help="these agents at their default size")
+    parser.add_argument("--only", nargs="+", help="these agents at their default size, or these of the suite")
+    parser.add_argument("--suite", help="the agents of a suite with its settings")
+    parser.add_argument("--rounds", action="store_true", help="whole rounds of imagination, at their full size")
+    parser.add_argument("--csv", type=Path, help="add a line for each to this file")
     options = parser.parse_args()
-    if options.all or options.only:
-        names = [name for name in options.only or registry.names() if name != "random_actions"]
-        cases = {name: (name, {}, CUBE_DOUBLE) for name in names}
-    else:
-        cases = {"paper": ("mac", {}, CUBE_DOUBLE), "quickstart": ("mac", quickstart(), (2, 2))}
-    rate = matrix_rate()
-    print(f"{jax.devices()[0].device_kind}: matrix product {rate / 1e9:.1f} GFLOP/s")
-    for title, (name, settings, sizes) in cases.items():
-        if "rollout_every" in registry.module(name).Config.model_fields:
-            settings = {"rollout_batch": 1024, **settings}
-        agent, per_s, batch = measure(name, settings, sizes, options.seconds)
-        flops = operations(agent, batch)
+    rate = None
+    for title, (name, settings, sizes) in cases(options).items():
+        whole = 1
+        if "rollout_every" in (full := registry.settings(name, settings, title).model_dump()):
+            whole = full["rollout_every"] if options.rounds else 1
+            settings = settings if options.rounds else {**settings, "rollout_batch": 1024}
+        agent, per_s, batch = measure(name, settings, sizes, options.seconds, whole)
+        flops, memory = operations(agent, batch), peak_memory()
+        if rate is None:  # not earlier: its matrices would count as memory of the first agent
+            rate = matrix_rate(min(3.0, options.seconds))
+            print(f"{jax.devices()[0].device_kind}: matrix product {rate / 1e9:.1f} GFLOP/s")
         print(
-            f"{title:>10}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
-            f"{per_s * flops / rate:5.0%} of the matrix rate, {parameters(agent) / 1e6:6.2f} M parameters",
+            f"{title:>20}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
+            f"{per_s * flops / rate:5.0%} of the matrix rate, {parameters(agent) / 1e6:6.2f} M parameters, "
+            f"{memory.get('device_memory_mb', memory['memory_mb']):.0f} MB at most so far",
             flush=True,
         )
+        if options.csv:
+            write(options.csv, name, settings, per_s)
+
+
+def cases(options: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any], tuple[int, int]]]:
+    """Title -> agent, settings, and sizes of the data."""
+    if options.suite:
+        found = {member.label: member.run for member in expand(load(Path(options.suite)))}
+        labels = options.only or list(found)
+        if unknown := [label for label in labels if label not in found]:
+            raise SystemExit(f"{options.suite} has no {', '.join(unknown)}; there are: {', '.join(found)}")
+        return {label: (found[label].agent, found[label].settings, CUBE_DOUBLE) for label in labels}
+    if options.all or options.only:
+        names = [name for name in options.only or registry.names() if name != "random_actions"]
+        return {name: (name, {}, CUBE_DOUBLE) for name in names}
+    return {"paper": ("mac", {}, CUBE_DOUBLE), "quickstart": ("mac", quickstart(), (2, 2))}
+
+
+def write(path: Path, name: str, settings: dict[str, Any], per_s: float) -> None:
+    """Add a line to the table of rates."""
+    usual = registry.defaults(name)
+    other = {key: value for key, value in settings.items() if value != usual.get(key)}
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(COLUMNS)
+        command = " ".join(["python", *sys.argv])
+        today = datetime.datetime.now(datetime.UTC).date()
+        writer.writerow([name, json.dumps(other), describe()["device"], f"{per_s:.1f}", command, today])
 
 
 if __name__ == "__main__":

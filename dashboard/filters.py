@@ -10,6 +10,8 @@ from mac_bench.errors import UserError
 
 ATTENTION = ("failed", "lost", "stopped")
 """states that do not end by themselves"""
+ORDERED = ("held", "cancelled")
+"""states that the user asked for"""
 
 
 def suites() -> Any:

@@ -40,6 +40,8 @@ STATES = {
     "running": ("R", "#56B4E9"),
     "waiting": ("W", "#B0B0B0"),
     "stopped": ("S", "#E69F00"),
+    "held": ("H", "#F0E442"),
+    "cancelled": ("C", "#BC8F6F"),
     "lost": ("L", "#CC79A7"),
     "failed": ("X", "#D55E00"),
 }

@@ -14,6 +14,7 @@ from rich.markup import escape
 from mac_bench import __version__, cli_jobs
 from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, data_app, terminal
 from mac_bench.errors import UserError
+from slurm.one_machine.cli import cluster_app
 
 if TYPE_CHECKING:
     from mac_bench.config import RunConfig
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, rich_help_panel=WORKSHOP)
+app.add_typer(cluster_app, rich_help_panel=WORKSHOP)
 
 
 def main() -> None:

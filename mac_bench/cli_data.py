@@ -1,14 +1,20 @@
 """The verbs of `mac-bench data`, and what all verbs share."""
 
+import contextlib
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from mac_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from mac_bench.fetch import Item, Progress
 
 Data = Annotated[Path, typer.Option("--data", envvar="MAC_BENCH_DATA", help="Folder of data sets.")]
 Runs = Annotated[Path, typer.Option("--runs", envvar="MAC_BENCH_RUNS", help="Folder of runs.")]
@@ -32,13 +38,109 @@ Track = Annotated[
     typer.Option("--track", callback=_known, help="Also show it in tensorboard or wandb; repeat for both."),
 ]
 
-data_app = typer.Typer(name="data", help="Make, list and check data sets.", no_args_is_help=True)
+data_app = typer.Typer(name="data", help="Fetch, make, list and check data sets.", no_args_is_help=True)
 
 
 def terminal() -> Console:
     """A terminal's own width; without one, lines are long enough to be searched."""
     wide = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if wide else 160, highlight=False)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...", help="Data sets, tasks, or suites, for all that they lack. Default: list all."
+        ),
+    ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="MAC_BENCH_MIRRORS", help="Address instead of the official one; several are tried in turn."
+        ),
+    ] = None,
+    sums: Annotated[
+        Path | None, typer.Option("--checksums", help="Hold every file against this SHA256SUMS.", metavar="FILE")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show addresses and sizes.")] = False,
+    connections: Annotated[int, typer.Option(min=1, max=16, help="Files at a time.")] = 2,
+    stall: Annotated[float, typer.Option(min=1, help="Seconds without a byte after which it is tried again.")] = 30,
+    data: Data = DATA,
+) -> None:
+    """Fetch official data, where there is a network. A call that was interrupted can be repeated."""
+    from mac_bench import fetch, sources
+    from mac_bench.download import Patience
+
+    if not names:
+        print("\n".join(sources.SOURCES))
+        return
+    wanted, problems = _published(names, data)
+    patience = Patience(threading.Event(), stall_s=stall)
+    try:
+        items = fetch.plan(wanted, data, mirror or [sources.SERVER], patience)
+        _show_plan(items, wanted, addresses=dry_run)
+        if not dry_run:
+            with _transfer(sum(item.remotes[0].size or 0 for item in items)) as progress:
+                fetch.fetch(items, data, patience, sums=sums, connections=connections, progress=progress)
+            print(*dict.fromkeys(item.path.parent for item in items), sep="\n", end="\n" if items else "")
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr, flush=True)
+        os._exit(130)  # threads that wait for a stalled server would hold the process; a kill costs nothing here
+    for problem in problems:
+        print(f"mac-bench: {problem}", file=sys.stderr)
+    raise typer.Exit(int(bool(problems)))
+
+
+def _published(names: list[str], data: Path) -> tuple[list[str], list[str]]:
+    """The data sets that names mean, and what is said of those that suites lack and that are not published."""
+    from mac_bench import sources, suite, tasks
+    from mac_bench.manifest import made_here, read_manifest
+
+    found, problems = [], []
+    for name in names:
+        if name.endswith(".yaml") or name in suite.names():
+            for dataset, problem in suite.missing_data(suite.expand(suite.load(Path(name))), data).items():
+                if dataset in sources.SOURCES and not made_here(read_manifest(data / dataset)):
+                    found.append(dataset)
+                else:
+                    problems.append(problem)
+        else:
+            with contextlib.suppress(UserError):
+                name = tasks.find(name).dataset
+            found.append(sources.find(name).dataset)
+    return list(dict.fromkeys(found)), problems
+
+
+def _show_plan(items: "list[Item]", wanted: list[str], addresses: bool) -> None:
+    """What is to be fetched of each data set, and on request of each file."""
+    for remote in (item.remotes[0] for item in items if addresses):
+        print(remote.address, "unknown size" if remote.size is None else f"{remote.size:,} bytes")
+    for name in wanted:
+        own = [item for item in items if item.source.dataset == name]
+        what = f"{len(own)} files, {sum(item.missing for item in own) / 1e6:,.1f} MB to fetch" if own else "is there"
+        print(f"{name}: {what}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _transfer(total: int) -> Iterator["Progress"]:
+    """A bar of bytes, and lines about what was tried again."""
+    from rich import progress as parts
+
+    from mac_bench.fetch import Progress
+
+    columns = (parts.BarColumn(), parts.DownloadColumn(), parts.TransferSpeedColumn(), parts.TimeRemainingColumn())
+    here: dict[Path, int] = {}
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with parts.Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+        line = bar.add_task("bytes", total=total or None)
+
+        def received(path: Path, size: int) -> None:
+            here[path] = size
+            bar.update(line, completed=sum(list(here.values())))
+
+        yield Progress(lambda text: bar.console.print(text, markup=False), received)
 
 
 @data_app.command("generate")
@@ -112,11 +214,11 @@ def data_prepare(
 @data_app.command("list")
 def data_list(data: Data = DATA) -> None:
     """List the data sets that are there."""
-    from mac_bench import generate
+    from mac_bench import inventory
     from mac_bench.overview import plain_table
 
     table = plain_table("name", "episodes:", "rows:", "MB:", "")
-    found = generate.listing(data)
+    found = inventory.listing(data)
     for each in found:
         origin = "made here" if each.generated else "official files"
         note = origin if each.complete else "[red]not complete[/]"
@@ -124,7 +226,10 @@ def data_list(data: Data = DATA) -> None:
             note += f"\nprepared for {task}" if ready else f"\n[red]prepared from other files for {task}[/]"
         table.add_row(each.name, f"{each.episodes:,}", f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", note)
     terminal().print(
-        table if found else f"no data in {data}; make some with `mac-bench data generate NAME`", highlight=False
+        table
+        if found
+        else f"no data in {data}; get some with `mac-bench data fetch NAME` or `mac-bench data generate NAME`",
+        highlight=False,
     )
 
 
@@ -134,14 +239,16 @@ def data_verify(
     data: Data = DATA,
 ) -> None:
     """Check that data sets are whole and unchanged; exit code 1 where one is not."""
-    from mac_bench import generate
+    from mac_bench import inventory
 
-    names = names or [each.name for each in generate.listing(data)]
+    names = names or [each.name for each in inventory.listing(data)]
     if not names:
-        raise UserError(f"no data in {data}; make some with `mac-bench data generate NAME`")
+        raise UserError(
+            f"no data in {data}; get some with `mac-bench data fetch NAME` or `mac-bench data generate NAME`"
+        )
     damaged = False
     for name in names:
-        problems = generate.verify(data, name)
+        problems = inventory.verify(data, name)
         damaged = damaged or bool(problems)
         for line in [f"✗ {problem}" for problem in problems] or [f"✓ {name}"]:
             print(line)

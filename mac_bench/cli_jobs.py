@@ -103,9 +103,13 @@ def _looked(root: Path, suite: str | None) -> list[tuple[overview.Entry, bool]]:
         return [(line, line.state == "running") for line in lines]
     from slurm import tend
 
-    known = tend.look(root, [line.run for line in lines])
-    found = [(line, known[line.run]) for line in lines]
-    return [(line._replace(state=seen.state, reason=seen.reason), seen.open) for line, seen in found]
+    # what is finished stays so, whatever any job does
+    known = tend.look(root, [line.run for line in lines if line.state != "finished"])
+    found = [(line, known.get(line.run)) for line in lines]
+    return [
+        (line._replace(state=seen.state, reason=seen.reason), seen.open) if seen else (line, False)
+        for line, seen in found
+    ]
 
 
 def submit(

@@ -272,7 +272,8 @@ def simulator() -> str:
 
 
 def locate(dataset: str, root: Path) -> Path | None:
-    """`root/dataset.hdf5`, or the official file in $D4RL_DATASET_DIR; None where the name is not of this benchmark.
+    """`root/dataset.hdf5`, or the official file in `root/dataset` (where it was fetched) or in $D4RL_DATASET_DIR; None
+    where the name is not of this benchmark.
 
     Raises UserError where the file is missing.
     """
@@ -281,12 +282,14 @@ def locate(dataset: str, root: Path) -> Path | None:
         return own
     if dataset not in ENTRIES:
         return None
-    official = Path(os.environ.get(FOLDER) or Path.home() / ".d4rl" / "datasets") / ENTRIES[dataset].file
-    if official.exists():
-        return official
+    file = ENTRIES[dataset].file
+    official = Path(os.environ.get(FOLDER) or Path.home() / ".d4rl" / "datasets") / file
+    for path in (root / dataset / file, official):
+        if path.exists():
+            return path
     raise UserError(
-        f"no data '{dataset}': neither {own} nor {official}; put D4RL's official file there, "
-        f"or name its folder in {FOLDER}"
+        f"no data '{dataset}': neither {own} nor {official}; get D4RL's official file with "
+        f"`mac-bench data fetch {dataset}`, or name its folder in {FOLDER}"
     )
 
 
@@ -302,7 +305,11 @@ def load(name: str, path: Path) -> Dataset:
 def size(path: Path) -> tuple[int, int]:
     """Rows and episodes of a file, in which nothing else is looked at. Raises UserError where it cannot be read."""
     rows = _columns(path, ("terminals",), ("timeouts",))
-    ends = rows["terminals"].reshape(-1) | rows.get("timeouts", np.False_).reshape(-1)
+    ends = rows["terminals"].reshape(-1)
+    timeouts = rows.get("timeouts", np.zeros(len(ends), bool)).reshape(-1)
+    if len(timeouts) != len(ends):
+        raise UserError(f"{path}: timeouts has {len(timeouts)} rows, but terminals {len(ends)}")
+    ends = ends | timeouts
     return len(ends), int(ends[:-1].sum()) + 1
 
 
@@ -333,11 +340,17 @@ def _columns(path: Path, needed: tuple[str, ...], others: tuple[str, ...]) -> di
 
     try:
         with h5py.File(path, "r") as file:
-            if missing := [name for name in needed if not isinstance(file.get(name), h5py.Dataset)]:
+            there = [*needed, *(name for name in others if name in file)]
+            columns = {name: column for name in there if isinstance(column := file.get(name), h5py.Dataset)}
+            if missing := [name for name in there if name not in columns]:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(file))}")
+            if text := [name for name, column in columns.items() if column.dtype.kind not in "biuf"]:
+                raise UserError(f"{path}: {', '.join(text)} must hold numbers")
             kinds = {"terminals": bool, "timeouts": bool}
-            there = [name for name in needed + others if name in file]
-            return {name: np.asarray(file[name]).astype(kinds.get(name, np.float32), copy=False) for name in there}
+            return {
+                name: np.asarray(column).astype(kinds.get(name, np.float32), copy=False)
+                for name, column in columns.items()
+            }
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read, the file is damaged or no HDF5 of arrays ({reason})") from None

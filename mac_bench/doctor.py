@@ -125,7 +125,7 @@ def _slurm() -> Finding:
 
 def _data(data: Path) -> Iterator[Finding]:
     from mac_bench.errors import UserError
-    from mac_bench.generate import listing
+    from mac_bench.inventory import listing
 
     try:
         found = listing(data)
@@ -134,7 +134,9 @@ def _data(data: Path) -> Iterator[Finding]:
         return
     if not found:
         yield Finding(
-            "absent", "data", f"none in {data}; `mac-bench data generate NAME` makes some, or name another --data"
+            "absent",
+            "data",
+            f"none in {data}; `mac-bench data fetch NAME` or `mac-bench data generate NAME`, or name another --data",
         )
     for each in found:
         size = f"{each.episodes:,} episodes, {each.rows:,} rows, {each.bytes / 1e6:,.0f} MB"

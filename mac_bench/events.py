@@ -1,10 +1,11 @@
 """Suites and run folders as rows of tables: what the store enters, without the database. The lines of a log are
 
-{"kind": "attempt", "attempt": 1, "time": .., "step": .., "host": .., "pid": .., "environment": {..}}
+{"kind": "attempt", "attempt": 1, "time": .., "step": .., "host": .., "pid": .., "job": "12_3",
+    "environment": {..}}
 {"kind": "metrics", "attempt": 1, "time": .., "step": .., "values": {"loss/critic": ..}, "updates_per_s": ..}
 {"kind": "evaluation", "attempt": 1, "time": .., "step": .., "seconds": .., "tasks": [{"task": 1, "episodes": ..,
     "success": .., "return": .., "length": ..}, ..], "memory": {"memory_mb": ..}}
-{"kind": "end", "attempt": 1, "time": .., "step": .., "state": "finished", "reason": null}
+{"kind": "end", "attempt": 1, "time": .., "step": .., "state": "finished", "reason": null, "cause": null}
 
 `success` is a normalised score in [-inf, inf] where the environment's "measure" says so.
 """
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from mac_bench.config import RunConfig, parse
 from mac_bench.errors import UserError
+from mac_bench.states import Order
 
 OVERALL = 0
 """`task` of the evaluation rows that hold the mean over all evaluation tasks; the tasks themselves count from 1"""
@@ -148,11 +150,11 @@ def _add(log: Log, run: str, event: Row) -> None:
         log.metrics.extend(_metrics(run, step, event.get("memory", {})))
     elif kind == "attempt":
         start = {"start_time": time_s, "start_step": step, "host": str(event["host"]), "pid": int(event["pid"])}
-        no_end = dict.fromkeys(("end_time", "end_step", "state", "reason"))
-        attempt |= {**start, **no_end, "environment": dict(event["environment"])}
+        no_end = dict.fromkeys(("end_time", "end_step", "state", "cause", "reason"))
+        attempt |= {**start, **no_end, "job": _text(event.get("job")), "environment": dict(event["environment"])}
     elif kind == "end":
-        reason = None if event["reason"] is None else str(event["reason"])
-        attempt |= {"end_time": time_s, "end_step": step, "state": str(event["state"]), "reason": reason}
+        end = {"end_time": time_s, "end_step": step, "state": str(event["state"])}
+        attempt |= end | {"cause": _text(event.get("cause")), "reason": _text(event["reason"])}
     else:
         return  # of a later version, and not for these tables
     log.attempts[key["attempt"]] = attempt
@@ -172,6 +174,10 @@ def _by_task(tasks: list[Row]) -> list[Row]:
     return [*rows, {"task": OVERALL, "episodes": sum(row["episodes"] for row in rows), **means}]
 
 
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def _number(value: Any) -> float:
     """What is not finite is null in JSON and in the database, NaN in between."""
     return math.nan if value is None else float(value)
@@ -181,7 +187,7 @@ def read_state(folder: Path, last: Row | None, silence_s: float) -> tuple[Row, l
     """state, step, reason, heartbeat, host, updates_per_s of a run, and what is wrong with its status.json.
 
     They are what status.json says, or the `last` attempt in the log where that is newer. A running run whose heartbeat
-    is older than `silence_s` is `lost`.
+    is older than `silence_s` is `lost`. What was ordered since (order.json) comes before.
     """
     state, attempt, problems = _no_status(), 0, []
     path = folder / "status.json"
@@ -201,4 +207,14 @@ def read_state(folder: Path, last: Row | None, silence_s: float) -> tuple[Row, l
             state |= {"heartbeat": last[f"{which}_time"], "host": last["host"] or state["host"]}
     if state["state"] == "running" and state["heartbeat"] and time.time() - state["heartbeat"] > silence_s:
         state |= {"state": "lost", "reason": "no sign of life"}
-    return state, problems
+    return state | _ordered(folder, state), problems
+
+
+def _ordered(folder: Path, state: Row) -> Row:
+    """State and reason where an order changes them. One that cannot be read is not worth a run, as for the run."""
+    try:
+        order = Order.model_validate_json((folder / "order.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    ordered = order.stands(state["state"], state["step"], state["heartbeat"])
+    return {"state": ordered, "reason": order.reason} if ordered else {}

@@ -1,5 +1,6 @@
 """Files that are never seen half-written: aside, flushed to the disk, then renamed. No pickle in either direction."""
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -44,6 +45,12 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Replace `path` by an uncompressed `.npz` of plain arrays, with a checksum for each."""
     # numpy's annotation lets the flag collide with array names; it is the flag
     _write(path, lambda file: np.savez(file, allow_pickle=False, **arrays))  # pyright: ignore[reportArgumentType]
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

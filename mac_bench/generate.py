@@ -1,11 +1,9 @@
-"""Data made on this machine by the benchmark's own scripted policies; and what data there is, and whether it is whole.
+"""Data made on this machine by the benchmark's own scripted policies.
 
 A data set is a folder of shards, each one training file and one validation file that OGBench's own loader reads, and
 `manifest.json`, written last. A shard is a function of (parameters, shard number) alone.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import d4rl, prepared, tasks
+from mac_bench import tasks
 from mac_bench.collectors import Columns, collector, length_of, noise_of
 from mac_bench.errors import UserError
-from mac_bench.files import write_arrays, write_text
-from mac_bench.tasks import MANIFEST, UNFINISHED, read_manifest
+from mac_bench.files import sha256, write_arrays
+from mac_bench.manifest import FETCHED, MANIFEST, UNFINISHED, read_manifest, write_unfinished
 from mac_bench.workers import spread
 
 VERSION = 1
@@ -68,12 +66,12 @@ def generate(
         for shard in todo:
             for file in _names(shard.stem):
                 manifest["files"].pop(file, None)
-        _write_json(folder / UNFINISHED, manifest)
+        write_unfinished(folder, manifest)
         for made in _make_all(todo, workers, progress or (lambda done, total: None)):
             manifest["files"] |= made
-            _write_json(folder / UNFINISHED, manifest)
+            write_unfinished(folder, manifest)
         manifest["files"] = dict(sorted(manifest["files"].items()))
-        _write_json(folder / UNFINISHED, manifest)
+        write_unfinished(folder, manifest)
         os.replace(folder / UNFINISHED, folder / MANIFEST)
         for left in folder.glob(".*.tmp"):  # of calls that were killed
             left.unlink(missing_ok=True)
@@ -86,7 +84,8 @@ def _parameters(dataset: str, episodes: int, length: int | None, shards: int, se
     if task.name != task.dataset:
         raise UserError(f"'{dataset}' is a task; its data is called {task.dataset}")
     if not dataset.startswith(tasks.GENERATED):
-        raise UserError(f"{dataset}: needs a trained locomotion expert; get the official data")
+        advice = f"get the official data with `mac-bench data fetch {dataset}`"
+        raise UserError(f"{dataset}: needs a trained locomotion expert; {advice}")
     length = length_of(dataset) if length is None else length
     for what, value, least in (
         ("episodes", episodes, 1),
@@ -121,7 +120,7 @@ def _names(stem: str) -> tuple[str, str]:
 def _known(folder: Path, parameters: dict[str, Any]) -> dict[str, Any]:
     """The manifest of what is in the folder, finished or not; empty where there is nothing."""
     known = read_manifest(folder)
-    if not known and list(folder.glob("*.npz")):
+    if FETCHED in known or (not known and list(folder.glob("*.npz"))):
         raise UserError(f"{folder}: holds data that was not made here; choose another name")
     found = known.get("parameters", parameters)
     if found != parameters:
@@ -187,113 +186,3 @@ def _make(shard: Shard, progress: Callable[[int], None] = lambda count: None) ->
         write_arrays(path, columns)
         made[name] = {"rows": len(columns["terminals"]), "episodes": count, "sha256": sha256(path)}
     return made
-
-
-def _write_json(path: Path, content: dict) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Found(NamedTuple):
-    """One data set in the data folder; rows and episodes are those for training."""
-
-    name: str
-    files: int
-    rows: int
-    episodes: int
-    bytes: int
-    generated: bool
-    """made here, as its manifest says, not official"""
-    complete: bool
-    """all files are there; `verify` also looks into them"""
-    prepared: dict[str, bool]
-    """task that it has been prepared for -> whether from the files as they are now"""
-
-
-def listing(root: Path) -> list[Found]:
-    """The data sets in a data folder, by name."""
-    inside = [*root.glob("*/*.npz"), *root.glob(f"*/{MANIFEST}"), *root.glob(f"*/{UNFINISHED}")]
-    singles = [path for path in root.glob("*.npz") if not path.name.endswith("-val.npz")]
-    singles += root.glob("*.hdf5")
-    names = {path.parent.name for path in inside} | {path.stem for path in singles}
-    return [_found(root, name) for name in sorted(names)]
-
-
-def _found(root: Path, name: str) -> Found:
-    try:
-        manifest = read_manifest(root / name)
-    except UserError:  # told by `verify`; here it is incomplete
-        manifest = {}
-    if manifest:
-        paths = [path for path in map((root / name).joinpath, manifest["files"]) if path.exists()]
-        complete = (root / name / MANIFEST).exists() and len(paths) == len(manifest["files"])
-        training = [entry for file, entry in manifest["files"].items() if not file.endswith("-val.npz")]
-        rows, episodes = (sum(entry[key] for entry in training) for key in ("rows", "episodes"))
-    else:
-        paths, rows, episodes, complete = sorted((root / name).glob("*.npz")), 0, 0, True
-        paths = paths or [path for path in map(root.joinpath, _singles(name)) if path.exists()]
-        try:
-            for path, _ in tasks.files(name, root):
-                if path.suffix == ".hdf5":
-                    rows, episodes = d4rl.size(path)
-                    continue
-                terminals = tasks.read_columns(path, ["terminals"])["terminals"]
-                rows, episodes = rows + terminals.size, episodes + int(terminals.astype(bool).sum())
-        except UserError:
-            complete = False
-    size = sum(path.stat().st_size for path in paths)
-    ready = _prepared(root, name) if complete else {}
-    return Found(name, len(paths), rows, episodes, size, bool(manifest), complete, ready)
-
-
-def _prepared(root: Path, name: str) -> dict[str, bool]:
-    try:
-        return prepared.tasks_of(name, root, tasks.files(name, root))
-    except UserError:  # told by `verify`
-        return {}
-
-
-def _singles(name: str) -> tuple[str, ...]:
-    """File names of data that lie in no folder of their own."""
-    return f"{name}.npz", f"{name}-val.npz", f"{name}.hdf5"
-
-
-def verify(root: Path, name: str) -> list[str]:
-    """What is wrong with a data set, one line each; empty where it is whole."""
-    folder, problems = root / name, []
-    try:
-        manifest = read_manifest(folder)
-    except UserError as error:
-        return [str(error)]
-    for file, entry in manifest.get("files", {}).items():
-        if not (folder / file).exists():
-            problems.append(f"{folder / file}: is missing")
-        elif sha256(folder / file) != entry["sha256"]:
-            problems.append(f"{folder / file}: is not the file that was made; remove it and generate again")
-    if problems:
-        return problems
-    try:
-        pairs = tasks.files(name, root)
-    except UserError as error:
-        return [str(error)]
-    for path in dict.fromkeys(path for pair in pairs for path in pair):
-        try:
-            if path.suffix == ".hdf5":
-                d4rl.read(path, d4rl.ENTRIES[name].sizes if name in d4rl.ENTRIES else None)
-                continue
-            tasks.check_episodes(path, tasks.read_columns(path, ["observations", "actions", "terminals"], others=True))
-        except UserError as error:
-            problems.append(str(error))
-    return problems + _prepared_problems(root, name, pairs)
-
-
-def _prepared_problems(root: Path, name: str, pairs: list[tuple[Path, Path]]) -> list[str]:
-    problems = [problem for home in prepared.homes(root) for problem in prepared.verify(home / name)]
-    if problems:
-        return problems
-    old = [task for task, ready in prepared.tasks_of(name, root, pairs).items() if not ready]
-    return [f"{name}: prepared for {task} from other files than these; prepare again, or remove that" for task in old]

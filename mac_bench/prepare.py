@@ -18,7 +18,7 @@ import numpy as np
 from mac_bench import prepared, tasks
 from mac_bench.data import Dataset, statistics
 from mac_bench.errors import UserError
-from mac_bench.files import write_text
+from mac_bench.files import sha256, write_text
 from mac_bench.workers import spread
 
 PROGRESS = "progress.json"
@@ -181,12 +181,10 @@ def _read(job: Job) -> dict[str, np.ndarray]:
 
 def _convert(job: Job) -> dict[str, Any]:
     """Write one file's rows; returns what the manifest says of it."""
-    with open(job.shard, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    hashes = {}
+    digest, hashes = sha256(job.shard), {}
     for name, column in _read(job).items():
         hashes[name] = _put(job, name, column + job.row if name == "ends" else column)
-    record = {"file": job.shard.name, "mark": job.mark, "sha256": sha256, "split": job.split}
+    record = {"file": job.shard.name, "mark": job.mark, "sha256": digest, "split": job.split}
     return record | {"rows": job.rows, "episodes": job.episodes, "columns": hashes}
 
 

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import mmap
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -199,11 +200,21 @@ def stage(folder: Path, names: list[str], target: Path) -> Path:
             for old in (aside, final):
                 shutil.rmtree(old, ignore_errors=True)
             require_space(copy, sum(path.stat().st_size for path in source.iterdir()))
-            shutil.copytree(source, aside)
+            _copy(source, aside)
             for problem in _verify(aside):
                 raise UserError(f"copying {source}: {problem}")
             os.replace(aside, final)
     return copy
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:  # [(source, target, reason), ...]
+        reason = re.sub(r"^\[Errno \d+\] |: '.*", "", error.args[0][0][2])
+        raise UserError(f"{target}: {reason}; make room, and call again") from None
+    except OSError as error:
+        raise UserError(f"{target}: {error.strerror}; make room, and call again") from None
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -17,41 +17,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 
 from mac_bench.config import RunConfig, parse
 from mac_bench.errors import UserError
 from mac_bench.files import DamagedFile, write_text
+from mac_bench.states import Cause, Order, State, Wish
 from mac_bench.types import Metrics
 
 Event = Mapping[str, Any]
 """a line of events.jsonl"""
 
-State = Literal["waiting", "running", "lost", "stopped", "held", "cancelled", "failed", "finished"]
-"""`waiting` has not begun; `lost` says that it runs but shows no sign of life; `stopped` and `lost` can be continued;
-`held` and `cancelled` were ordered"""
-Cause = Literal[
-    "time limit",
-    "preempted",
-    "requeued",
-    "node failed",
-    "signalled",
-    "out of memory",
-    "out of GPU memory",
-    "killed",
-    "error",
-    "refused",
-    "ordered",
-]
-"""why an attempt ended before its run was finished; `refused` is what the user must put right, `error` a defect"""
-Wish = Literal["go", "hold", "cancel"]
-
-OBEYED: dict[Wish, State] = {"go": "waiting", "hold": "held", "cancel": "cancelled"}
-
 JOB = "MAC_BENCH_JOB"
 """variable that names the cluster's job in which a run is trained"""
+NODE = "SLURMD_NODENAME"
+"""where it is trained, as the cluster calls it"""
 
 HEARTBEAT_S = 10
 SILENCE_S = 300
@@ -80,31 +62,12 @@ class Status(pydantic.BaseModel):
     updates_per_s: float | None = None
 
 
-class Order(pydantic.BaseModel):
-    """What order.json holds."""
-
-    wish: Wish
-    """`go` also says that what happened before it is forgiven"""
-    time: float
-    reason: str
-
-    @property
-    def state(self) -> State:
-        """What a run becomes that obeys."""
-        return OBEYED[self.wish]
-
-
 def standing(status: Status | None, order: Order | None) -> tuple[State, str]:
     """State and reason of a run by its own folder: what it said last, and what was ordered since."""
     state: State = status.state if status else "waiting"
-    reason = status.reason or "" if status else ""
-    if order and order.wish != "go" and state in ("waiting", "stopped", "failed", "held", "cancelled"):
-        return order.state, order.reason
-    ended = status is not None and state in ("failed", "held", "cancelled")
-    if order and status and ended and order.wish == "go" and order.time > status.heartbeat:
-        changed: State = "stopped" if status.step else "waiting"
-        return changed, order.reason
-    return state, reason
+    if order and (ordered := order.stands(state, status.step if status else 0, status.heartbeat if status else None)):
+        return ordered, order.reason
+    return state, status.reason or "" if status else ""
 
 
 class RunFolder:
@@ -348,7 +311,7 @@ class Journal:
     def begin(self, step: int, environment: Mapping[str, str]) -> None:
         """Everything is loaded; training goes on from `step`."""
         self.step = step
-        place = {"host": socket.gethostname(), "pid": os.getpid(), "job": self.job}
+        place = {"host": socket.gethostname(), "pid": os.getpid(), "job": self.job, "node": os.environ.get(NODE)}
         self.write("attempt", step=step, **place, environment=dict(environment))
         self.restart_clock()
 

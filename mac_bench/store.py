@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from mac_bench.errors import UserError
 from mac_bench.events import Row, read_config, read_log, read_plan, read_state, read_unread
 
-SCHEMA = 2
+SCHEMA = 3
 """bumped whenever a table changes; a database of another schema is refused"""
 
 APPLICATION = 0x4D414342
@@ -61,9 +61,9 @@ METRICS = _table("metrics", 3, {"run": String, "name": String, "step": Integer, 
 ATTEMPTS = _table(
     "attempts",
     2,
-    {"run": String, "attempt": Integer, "host": String, "pid": Integer, "environment": JSON}
+    {"run": String, "attempt": Integer, "host": String, "pid": Integer, "job": String, "environment": JSON}
     | {"start_time": Float, "start_step": Integer, "end_time": Float, "end_step": Integer}
-    | {"state": String, "reason": String, "seen_time": Float},
+    | {"state": String, "cause": String, "reason": String, "seen_time": Float},
 )
 LOGGED = (EVALUATIONS, METRICS, ATTEMPTS)
 

@@ -27,7 +27,7 @@ from typing import Annotated, Any, NamedTuple
 import pydantic
 import yaml
 
-from mac_bench import registry, tasks
+from mac_bench import registry, sources, tasks
 from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
@@ -178,7 +178,8 @@ def missing_data(members: list[Member], data: Path) -> dict[str, str]:
         except UserError as error:
             official = tasks.find(run.task).dataset
             found[run.dataset] = str(error)
-            if official.startswith(tasks.GENERATED) and run.dataset != official and not (data / run.dataset).exists():
+            own = run.dataset not in (official, *sources.SOURCES) and not (data / run.dataset).exists()
+            if own and official.startswith(tasks.GENERATED):
                 make = f"mac-bench data generate {official} --name {run.dataset} --episodes N"
                 found[run.dataset] = f"no data '{run.dataset}' in {data}; make it with `{make}`, or put files there"
     return found

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import importlib.metadata
-import json
 import os
 import types
 import warnings
@@ -14,15 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import d4rl, prepared
+from mac_bench import d4rl, prepared, sources
 from mac_bench.config import Residency
 from mac_bench.data import ACTION_LIMIT, Dataset
 from mac_bench.errors import UserError
 from mac_bench.files import UNREADABLE
-
-MANIFEST = "manifest.json"
-"""written last into a folder of generated data; what is not finished has UNFINISHED instead"""
-UNFINISHED = "manifest.partial.json"
+from mac_bench.manifest import UNFINISHED, read_manifest, remedy
 
 
 class Facts(NamedTuple):
@@ -309,37 +305,26 @@ def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
     if path := d4rl.locate(dataset, root):
         return [(path, path)]
     single, folder = root / f"{dataset}.npz", root / dataset
+    manifest = read_manifest(folder)
     if (folder / UNFINISHED).exists():
-        raise UserError(f"data '{dataset}' is not finished; call `mac-bench data generate` as before to continue it")
-    for name in read_manifest(folder).get("files", {}):
+        raise UserError(f"data '{dataset}' is not finished; call {remedy(manifest)} to continue it")
+    for name in manifest.get("files", {}):
         if not (folder / name).exists():
-            raise UserError(f"{folder / name}: is missing; call `mac-bench data generate` as before to make it again")
+            raise UserError(f"{folder / name}: is missing; call {remedy(manifest)} to have it again")
     found = sorted(path for path in folder.glob("*.npz") if not path.name.endswith("-val.npz"))
     if not found and single.exists():
         found = [single]
     if not found:
-        make = f"make it with `mac-bench data generate {dataset}`"
-        advice = make if dataset.startswith(GENERATED) else "download the official files"
+        ways = [f"get the official files with `mac-bench data fetch {dataset}`"] * (dataset in sources.SOURCES)
+        if dataset in _tasks() and dataset.startswith(GENERATED):
+            ways.append(f"make it with `mac-bench data generate {dataset}`")
+        advice = ", or ".join(ways) or "`mac-bench data list` says which there are"
         raise UserError(f"no data '{dataset}': neither {single} (D4RL: .hdf5) nor {folder}{os.sep}*.npz; {advice}")
     pairs = [(path, path.with_name(f"{path.stem}-val.npz")) for path in found]
     for path, validation in pairs:
         if not validation.exists():
             raise UserError(f"{validation}: the validation file that belongs to {path.name} is missing")
     return pairs
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What generated data says of itself, finished or not; empty where there is no manifest."""
-    for name in (UNFINISHED, MANIFEST):
-        if (folder / name).exists():
-            try:
-                content = json.loads((folder / name).read_text())
-                if not isinstance(content, dict):
-                    raise ValueError("no manifest")
-                return content
-            except (OSError, ValueError) as error:
-                raise UserError(f"{folder / name}: cannot be read ({error}); remove the folder") from None
-    return {}
 
 
 def read_columns(path: Path, names: list[str], others: bool = False) -> dict[str, np.ndarray]:
@@ -350,7 +335,11 @@ def read_columns(path: Path, names: list[str], others: bool = False) -> dict[str
             missing = [name for name in names if name not in archive]
             if missing:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(archive))}")
-            return {name: archive[name] for name in (archive if others else names)}
+            rows = {name: archive[name] for name in (archive if others else names)}
+            for name in names:
+                if rows[name].dtype.kind not in "biuf":
+                    raise UserError(f"{path}: {name} holds {rows[name].dtype}, but must hold numbers")
+            return rows
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read, the file is damaged or no .npz of plain arrays ({error})") from None
 

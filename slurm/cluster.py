@@ -76,7 +76,8 @@ def partitions() -> list[str]:
 
 def jobs(wanted: Iterable[str]) -> dict[str, Job]:
     """What is known of these jobs, by id (`12` or `12_3`): one question for all, and a second one to the accounting for
-    those that the controller has forgotten. What neither knows is left out. Raises UserError where SLURM is silent."""
+    those that the controller has forgotten. What neither knows is left out. Of an array in which anything is known its
+    own id is there, too. Raises UserError where SLURM is silent."""
     wanted = set(wanted)
     if not wanted:
         return {}
@@ -90,12 +91,14 @@ def jobs(wanted: Iterable[str]) -> dict[str, Job]:
 
 
 def _jobs(text: str, wanted: set[str]) -> dict[str, Job]:
-    found = {}
+    found, arrays = {}, {name.split("_")[0] for name in wanted}
     for line in text.splitlines():
         name, state, reason, node = (*line.split("|"), "", "", "")[:4]
-        if name in wanted:
+        array = name.split("_")[0]
+        if array in arrays:
             # "CANCELLED by 1000"
-            found[name] = Job(state.split()[0], "" if reason == "None" else reason, node)
+            job = Job(state.split()[0], "" if reason == "None" else reason, node)
+            found |= {array: job, name: job} if name in wanted else {array: job}
     return found
 
 

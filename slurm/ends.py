@@ -67,5 +67,5 @@ def of(job: Job, log: Path) -> End:
     end = BY_STATE.get(job.state) or last_word(log)
     if end is None:
         what = f"its job ended as {job.state}" if job.state else "its job is gone, and there is no sign of life"
-        end = End("stopped", "killed", f"{what}, without a word of this run")
+        end = End("stopped", "job lost", f"{what}, without a word of this run")
     return end._replace(reason=end.reason + on)

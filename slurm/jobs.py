@@ -56,7 +56,7 @@ def work(root: str, name: str, array: int, element: int) -> None:
         if end.cause in ("time limit", "preempted") and left:
             _queue_again(Path(root), sent, own, left, profile.requeue)
     else:  # what asks for more memory, or less company
-        tend.resubmit(Path(root), [folder.path.name for folder in folders])
+        tend.resubmit(Path(root), [run for run, result in queue.results.items() if result.state == "failed"])
     if any(result.state == "failed" for result in queue.results.values()) and queue.signal is None:
         raise SystemExit(1)
 

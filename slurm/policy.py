@@ -11,7 +11,7 @@ PATIENCE = 3
 """attempts in a row that may begin at the same update"""
 PATIENCE_ABROAD = 10
 """the same where the run had no part in its end"""
-ABROAD: set[Cause] = {"preempted", "requeued", "node failed"}
+ABROAD: set[Cause] = {"preempted", "requeued", "node failed", "job lost", "signalled"}
 MEMORY_FACTOR = 1.5
 MOST_RAISES = 3
 """of memory, before it is given up"""
@@ -24,7 +24,7 @@ class Attempt(NamedTuple):
     start: int
     """the update it began after"""
     time: float
-    job: str | None = None
+    node: str | None = None
     cause: Cause | None = None
     """None: it has not ended, or without a word"""
     reason: str = ""
@@ -42,6 +42,8 @@ class Decision(NamedTuple):
     """times the memory that its profile asks for"""
     sharing: float = 1.0
     """times the runs that its profile has on one job; less than one half: alone"""
+    avoid: str | None = None
+    """the node that failed under it"""
 
 
 def attempts(events: Iterable[Event]) -> list[Attempt]:
@@ -51,7 +53,7 @@ def attempts(events: Iterable[Event]) -> list[Attempt]:
     for event in events:
         if event["kind"] == "attempt":
             start = event["step"]
-            found[event["attempt"]] = Attempt(event["attempt"], start, event["time"], event.get("job"))
+            found[event["attempt"]] = Attempt(event["attempt"], start, event["time"], event.get("node"))
         elif event["kind"] == "end" and event["state"] != "finished":
             before = found.get(event["attempt"], Attempt(event["attempt"], start, event["time"]))
             words = {"cause": event.get("cause"), "reason": event["reason"] or "", "final": event.get("final", False)}
@@ -94,7 +96,8 @@ def decide(tried: list[Attempt], progressed: bool = False) -> Decision:
     stuck = 0 if progressed else _trailing(tried, lambda attempt: attempt.start == last.start)
     if stuck >= (PATIENCE_ABROAD if last.cause in ABROAD else PATIENCE) + memory + crowded:
         return Decision(False, f"no progress in {stuck} attempts: {last.reason or last.cause or 'no last words'}")
-    return Decision(True, last.cause or "", MEMORY_FACTOR**memory, 0.5**crowded)
+    avoid = last.node if last.cause == "node failed" else None
+    return Decision(True, last.cause or "", MEMORY_FACTOR**memory, 0.5**crowded, avoid)
 
 
 def _trailing(tried: list[Attempt], fits: Callable[[Attempt], bool]) -> int:

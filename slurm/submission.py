@@ -30,6 +30,8 @@ class Array(pydantic.BaseModel):
     """ids of the runs of each element"""
     at_a_time: int = 1
     """elements that may run at the same time"""
+    exclude: str | None = None
+    """a node that is not to be used"""
     job: str | None = None
     """None: not accepted by the cluster"""
 

@@ -61,14 +61,14 @@ def arrays(asks: Iterable[Ask], array_size: int) -> list[Array]:
     `max_jobs` holds over all arrays of a profile: where they are fewer than it they share it, else some wait for others
     (`chain`).
     """
-    groups: dict[str, list[Ask]] = {}
+    groups: dict[tuple[str, str | None], list[Ask]] = {}
     for ask in asks:
-        groups.setdefault(ask.wanted.model_dump_json(), []).append(ask)
+        groups.setdefault((ask.wanted.model_dump_json(), ask.decision.avoid), []).append(ask)
     found: list[Array] = []
-    for group in groups.values():
+    for (_, avoid), group in groups.items():
         profile = group[0].wanted
         packs = [[ask.run for ask in pack] for pack in cluster.chunks(group, profile.runs_per_job)]
-        found += [Array(profile=profile, packs=list(part)) for part in cluster.chunks(packs, array_size)]
+        found += [Array(profile=profile, packs=list(part), exclude=avoid) for part in cluster.chunks(packs, array_size)]
     for number, array in enumerate(found):
         lanes = min(array.profile.max_jobs, len(found))
         array.at_a_time = array.profile.max_jobs // lanes + (number % lanes < array.profile.max_jobs % lanes)
@@ -96,7 +96,7 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
         dependency = f"afterany:{sent.arrays[before].job}" if before is not None else None
         work = [(str(root), sent.id, number, element) for element in range(len(array.packs))]
         try:
-            job = _sbatch(sent, root, array, jobs.work, work, dependency)
+            job = _avoiding(sent, root, array, jobs.work, work, dependency)
         except UserError as error:
             if number == 0:  # nothing was sent
                 shutil.rmtree(submission.folder(root, sent.id), ignore_errors=True)
@@ -188,6 +188,8 @@ def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[
         found["gres"] = f"gpu:{kind}{asked.gpus}"
     if dependency:
         found["dependency"] = dependency
+    if array.exclude:
+        found["exclude"] = array.exclude
     return found
 
 
@@ -202,6 +204,17 @@ def _sbatch(sent: Submission, root: Path, array: Array, function, work: list[tup
         except OSError as error:
             raise UserError(f"{executor.folder}: {error.strerror or error}") from None
     return sent_jobs[0].job_id.split("_")[0]
+
+
+def _avoiding(sent: Submission, root: Path, array: Array, function, work: list[tuple], dependency: str | None) -> str:
+    """`_sbatch`; without avoiding a node where there is no other."""
+    try:
+        return _sbatch(sent, root, array, function, work, dependency)
+    except UserError:
+        if array.exclude is None:
+            raise
+        array.exclude = None
+        return _sbatch(sent, root, array, function, work, dependency)
 
 
 def _last_words(said: str) -> str:

@@ -82,7 +82,8 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
         elif name is None:
             found[run] = _alone(status, order, None)._replace(free=True)
         else:
-            found[run] = _in_job(status, order, name, jobs.get(name), silent)
+            job = jobs.get(name) or _removed(root, sent, name, jobs)
+            found[run] = _in_job(status, order, name, job, silent)
     return found
 
 
@@ -156,6 +157,13 @@ def _ask(names: set[str]) -> tuple[dict[str, Job], bool]:
         return cluster.jobs(names), False
     except UserError:
         return {}, True
+
+
+def _removed(root: Path, sent: Submission, name: str, jobs: dict[str, Job]) -> Job | None:
+    """An element of an array that is gone without output, while SLURM knows others of it: somebody took it out of the
+    queue, of which SLURM keeps no record."""
+    begun = (submission.folder(root, sent.id) / "log" / f"{name}_0_log.out").exists()
+    return Job("CANCELLED") if name.split("_")[0] in jobs and not begun else None
 
 
 def _settled(status: Status | None, order: Order | None) -> bool:

@@ -197,7 +197,8 @@ def _evaluations(run: Run) -> list[tuple]:
 
 def _attempts(run: Run) -> list[tuple]:
     environment = json.dumps(run.environment)
-    return [(run.id, a.number, "node1", 7, environment, *a[1:], _seen(run, a)) for a in run.attempts]
+    place = ("node1", 7, None, environment)
+    return [(run.id, a.number, *place, *a[1:-1], None, a.reason, _seen(run, a)) for a in run.attempts]
 
 
 def _seen(run: Run, attempt: Attempt) -> float:

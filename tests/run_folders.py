@@ -19,11 +19,11 @@ def planned(seed=0, task="cube-single-play", agent="mac", steps=1000) -> RunConf
     )
 
 
-def started(attempt=1, step=0, time=1.0, **environment) -> dict:
+def started(attempt=1, step=0, time=1.0, job=None, **environment) -> dict:
     versions = ENVIRONMENT | environment
     return {
         "kind": "attempt", "attempt": attempt, "time": time, "step": step, "host": "node1", "pid": 7,
-        "environment": versions,
+        "job": job, "environment": versions,
     }  # fmt: skip
 
 
@@ -40,8 +40,9 @@ def evaluated(step, *success, attempt=1) -> dict:
     return {"kind": "evaluation", "attempt": attempt, "time": 3.0, "step": step, "seconds": 1.5, "tasks": tasks}
 
 
-def ended(step, state="finished", attempt=1, reason=None) -> dict:
-    return {"kind": "end", "attempt": attempt, "time": 9.0, "step": step, "state": state, "reason": reason}
+def ended(step, state="finished", attempt=1, reason=None, cause=None) -> dict:
+    why = {"state": state, "reason": reason, "cause": cause}
+    return {"kind": "end", "attempt": attempt, "time": 9.0, "step": step, **why}
 
 
 def a_whole_run(scores=(0.1, 0.2, 0.3, 0.5)) -> list[dict]:

@@ -1,6 +1,7 @@
 """The house rules, held against the source: who may import whom, and what importing may cost."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = {
-    "nouns": ["errors", "config", "types", "files"],
+    "nouns": ["errors", "config", "types", "files", "states"],
     "data": [
         "data",
         "workers",
@@ -19,6 +20,11 @@ FLOORS = {
         "prepare",
         "d4rl",
         "generate",
+        "inventory",
+        "manifest",
+        "sources",
+        "download",
+        "fetch",
         "collectors",
         "tasks",
         "toy",
@@ -80,6 +86,7 @@ ONLY_IN = {
     "tensorboard": {"trackers"},
     "wandb": {"trackers"},
 }
+NETWORK = {"urllib", "http", "ftplib", "smtplib", "xmlrpc", "ssl", "asyncio", "requests", "httpx", "aiohttp", "urllib3"}
 FRAMEWORKS = {"jax", "flax", "optax", "torch"}
 WITHOUT_FRAMEWORK = FLOORS["nouns"] + FLOORS["data"] + FLOORS["lab"] + FLOORS["results"] + FLOORS["edges"]
 
@@ -149,8 +156,18 @@ def test_third_parties_stay_in_their_rooms(path):
 
 @FILES
 def test_one_benchmark_s_name_stays_in_its_rooms(path):
-    rooms = {"d4rl", "tasks", "generate", "published"}
+    rooms = {"d4rl", "sources", "tasks", "inventory", "published"}
     assert room(path) in rooms or "d4rl" not in path.read_text(), f"only {rooms} may say d4rl"
+
+
+@FILES
+def test_only_one_room_opens_connections(path):
+    used = {name.split(".")[0] for name in imports(path)}
+    assert room(path) == "download" or not used & NETWORK
+    # a host's name, and whether a port of this machine is free
+    assert "socket" not in used or room(path) in {"download", "fetch", "record", "browse"}
+    if room(path) in {"fetch", "record"}:
+        assert set(re.findall(r"\bsocket\.\w+", path.read_text())) == {"socket.gethostname"}
 
 
 @FILES

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Storm:
     def __init__(self, bench: Bench, cluster: Cluster, seed: int):
         self.bench, self.cluster, self.random = bench, cluster, random.Random(seed)
         self.done: Counter[str] = Counter()
+        self.left: list[Callable[[], bool]] = []
         self.scancelled: set[str] = set()
         """runs of jobs that were cancelled by scancel"""
         self.cancelled: set[str] = set()
@@ -65,8 +67,9 @@ class Storm:
         )
 
     def blow(self) -> None:
-        """One of them."""
-        what = self.random.choice(self.blows)
+        """One of them: each of them before any comes again."""
+        self.left = self.left or self.random.sample(self.blows, len(self.blows))
+        what = self.left.pop()
         if what():
             self.done[what.__name__] += 1
 
@@ -176,14 +179,16 @@ def test_chaos(tmp_path, data_root, chaos_cluster, seed, capsys):
     agents = {"many": {}, "more": {"settings": {"slow": 0.5}}}
     suite = bench.suite(agents, seeds=range(RUNS // 2), steps=STEPS)
     patient = bench.suite({"long": long}, seeds=range(LONG), steps=STEPS, name="patient")
-    profile = bench.profile(runs_per_job=PACK, memory_gb=1.2, max_jobs=12, signal_s=25)
+    profile = bench.profile(runs_per_job=PACK, memory_gb=1.2, max_jobs=6, signal_s=25)
     assert f"{RUNS} runs of {RUNS} submitted as 4 arrays" in bench.submit(suite, profile)
-    bench.submit(patient, profile)
+    bench.submit(patient, profile, "--seed", 0, "--seed", 1)
+    once = bench.profile("once", runs_per_job=PACK, memory_gb=1.2, signal_s=25, requeue=False)
+    assert "2 runs of 2 submitted" in bench.submit(patient, once, "--seed", 2, "--seed", 3)
     storm = Storm(bench, chaos_cluster, seed)
     calm = time.monotonic() + STORM_S
     while time.monotonic() < calm:
         storm.blow()
-        time.sleep(storm.random.uniform(0.2, 2.0))
+        time.sleep(storm.random.uniform(0.1, 1.5))
     end = time.monotonic() + CALM_S
     while not all(line.state in SETTLED for line in entries(bench.root)):
         assert time.monotonic() < end, bench.report()
@@ -213,14 +218,15 @@ def check_states(bench: Bench, storm: Storm) -> None:
             )
     causes = Counter(cause for folder in bench.folders() for _, cause in ends(folder))
     assert causes["time limit"] >= 2, "the long ones"
-    assert causes["killed"] and causes["requeued"] and causes["preempted"] and causes["node failed"], causes
+    for blow, cause in {"kill_training": "killed", "requeue": "requeued", "lose_node": "node failed"}.items():
+        assert causes[cause] or storm.done[blow] < 3, f"{storm.done}: {causes}"
     assert not causes["error"] and not causes["refused"], causes
 
 
 def check_numbers(bench: Bench, root: Path, data: Path) -> None:
     """Every number of a finished run is that of a run that nothing happened to."""
     for folder in bench.folders():
-        if folder.status().state == "finished":
+        if (folder.path / "checkpoint.npz").exists() and folder.status().state == "finished":
             train(folder.config(), root, data)
             assert numbers(folder.path) == numbers(root / folder.path.name), folder.path.name
             assert arrays(folder.path) == arrays(root / folder.path.name), folder.path.name

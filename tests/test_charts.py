@@ -1,6 +1,7 @@
 """Charts: that they draw the numbers they are given, say what and n, and refuse what cannot be drawn."""
 
 import json
+from typing import get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from mac_bench import charts, compare
 from mac_bench.errors import UserError
+from mac_bench.states import State
 
 METHODS = ["MAC", "BC", "<b>x</b>"]
 
@@ -103,6 +105,11 @@ def test_what_is_drawn_is_what_is_given():
     for row in rows_of(charts.comparison(given)):
         assert row["low"] <= row["difference"] <= row["high"]
     assert {row["state"]: row["letter"] for row in rows_of(charts.board(cells()))} == {"finished": "F", "failed": "X"}
+
+
+def test_every_state_has_a_letter_and_a_colour_of_its_own():
+    assert set(charts.STATES) == set(get_args(State))
+    assert all(len(set(column)) == len(charts.STATES) for column in zip(*charts.STATES.values(), strict=True))
     assert sorted({row["cost"] for row in rows_of(charts.costs(costs()))}) == [1, 2]
 
 

@@ -79,7 +79,7 @@ WRONG = {
     f"data generate {TASK}": rf"'{TASK}' is a task; its data is called {DATA}",
     f"data generate {DATA} --episodes 0": "episodes: 0 is less than 1",
     "data generate antmaze-large-navigate-v0 --episodes 1": "antmaze-large-navigate-v0: needs a trained .*",
-    "data verify --data empty": "no data in empty; make some with `mac-bench data generate NAME`",
+    "data verify --data empty": "no data in empty; get some with `mac-bench data fetch NAME` or .*",
     "agents nobody": "no agent 'nobody'; there are: bc, .*",
     "check-agent nobody": "no agent 'nobody'; there are: bc, .*",
 }

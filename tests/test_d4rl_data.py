@@ -10,7 +10,7 @@ import pytest
 from runs import small_run
 from test_report import run
 
-from mac_bench import d4rl, generate, queries, report, store, suite, tasks
+from mac_bench import d4rl, generate, inventory, queries, report, store, suite, tasks
 from mac_bench.config import EvalConfig
 from mac_bench.data import ACTION_LIMIT
 from mac_bench.errors import UserError
@@ -183,7 +183,9 @@ def damaged(**columns) -> dict[str, np.ndarray]:
         (damaged(timeouts=np.zeros(21)), "timeouts has shape (21,), but must have [20]"),
         (damaged(rewards=np.where(flags(20, 7), np.nan, 0)), "rewards has a value that is not finite in row 7"),
         (damaged(terminals=np.zeros(0)), "terminals has no rows"),
-        (damaged(rewards=np.array(["a"] * 20, "S1")), "cannot be read, the file is damaged or no HDF5 of arrays"),
+        (damaged(rewards=np.array(["a"] * 20, "S1")), "rewards must hold numbers"),
+        (damaged(rewards=np.zeros(20, complex)), "rewards must hold numbers"),
+        (damaged(rewards=h5py.Empty("f4")), "cannot be read, the file is damaged or no HDF5 of arrays"),
     ],
 )
 def test_wrong_files_are_refused_in_one_line(tmp_path, content, reason):
@@ -191,7 +193,22 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, content, reason):
     with pytest.raises(UserError, match=re.escape(reason)) as error:
         tasks.load(tasks.find("hopper-medium-v2"), "hopper-medium-v2", tmp_path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
-    assert generate.verify(tmp_path, "hopper-medium-v2") == [str(error.value)]
+    assert inventory.verify(tmp_path, "hopper-medium-v2") == [str(error.value)]
+
+
+def test_a_group_in_the_place_of_a_column_is_refused(tmp_path):
+    path = hopper_file(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["timeouts"]
+        file.create_group("timeouts")
+    with pytest.raises(UserError, match="no timeouts in it; there are: actions, "):
+        tasks.load(tasks.find("hopper-medium-v2"), "hopper-medium-v2", tmp_path)
+
+
+def test_a_file_that_does_not_fit_together_is_listed_as_not_complete(tmp_path):
+    write(tmp_path / "hopper-medium-v2.hdf5", damaged(timeouts=np.zeros(21)))
+    assert [found.complete for found in inventory.listing(tmp_path)] == [False]
+    assert "timeouts has shape (21,), but must have [20]" in inventory.verify(tmp_path, "hopper-medium-v2")[0]
 
 
 def test_files_that_are_cut_off_or_something_else_are_refused(tmp_path):
@@ -202,15 +219,15 @@ def test_files_that_are_cut_off_or_something_else_are_refused(tmp_path):
         with pytest.raises(UserError, match="the file is damaged or no HDF5") as error:
             tasks.load(tasks.find("hopper-medium-v2"), "hopper-medium-v2", tmp_path)
         assert "\n" not in str(error.value)
-        assert [found.complete for found in generate.listing(tmp_path)] == [False]
+        assert [found.complete for found in inventory.listing(tmp_path)] == [False]
 
 
 def test_files_are_listed_and_verified(tmp_path):
     path = hopper_file(tmp_path)
-    (found,) = generate.listing(tmp_path)
+    (found,) = inventory.listing(tmp_path)
     assert (found.name, found.files, found.rows, found.episodes) == ("hopper-medium-v2", 1, 450, 45)
     assert (found.bytes, found.generated, found.complete) == (path.stat().st_size, False, True)
-    assert generate.verify(tmp_path, "hopper-medium-v2") == []
+    assert inventory.verify(tmp_path, "hopper-medium-v2") == []
     with pytest.raises(UserError, match="get the official data"):
         generate.generate("hopper-medium-v2", tmp_path, episodes=1)
 

@@ -9,7 +9,10 @@ import pytest
 from mac_bench import tasks
 from mac_bench.collectors import Point, _cube_in_reach, length_of, noise_of
 from mac_bench.errors import UserError
-from mac_bench.generate import generate, listing, sha256, verify
+from mac_bench.files import sha256
+from mac_bench.generate import generate
+from mac_bench.inventory import listing, verify
+from mac_bench.manifest import MANIFEST, UNFINISHED
 
 POINT, CUBE, SCENE = "pointmaze-medium-navigate-v0", "cube-double-play-v0", "scene-noisy-v0"
 
@@ -165,11 +168,11 @@ def test_an_interrupted_call_is_continued(tmp_path):
             generate(POINT, tmp_path, episodes=4, length=20, shards=2, progress=stop)
         return {path.name for path in (tmp_path / POINT).iterdir()}
 
-    assert interrupt(after=1) == {tasks.UNFINISHED}
+    assert interrupt(after=1) == {UNFINISHED}
     with pytest.raises(UserError, match="was made with other parameters"):
         generate(POINT, tmp_path, episodes=5, length=20, shards=2)
     # in the middle of the second shard
-    assert interrupt(after=5) == {f"{POINT}-000.npz", f"{POINT}-000-val.npz", tasks.UNFINISHED}
+    assert interrupt(after=5) == {f"{POINT}-000.npz", f"{POINT}-000-val.npz", UNFINISHED}
     assert not listing(tmp_path)[0].complete
     with pytest.raises(UserError, match="not finished"):
         tasks.load(tasks.find(POINT), POINT, tmp_path)
@@ -199,20 +202,20 @@ def test_folders_of_other_data_are_refused(tmp_path):
     folder = generate(POINT, tmp_path, episodes=2, length=10)
     with pytest.raises(UserError, match=r"was made with other parameters \(seed 0\)"):
         generate(POINT, tmp_path, episodes=2, length=10, seed=1)
-    manifest = json.loads((folder / tasks.MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     manifest["versions"]["mujoco"] = "1.0"
-    (folder / tasks.MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     generate(POINT, tmp_path, episodes=2, length=10)  # whole, so nothing is to be made
-    (folder / tasks.MANIFEST).unlink()
+    (folder / MANIFEST).unlink()
     with pytest.raises(UserError, match="holds data that was not made here"):
         generate(POINT, tmp_path, episodes=2, length=10)
 
 
 def test_shards_of_different_physics_are_not_mixed(tmp_path):
     folder = generate(POINT, tmp_path, episodes=2, length=10, shards=2)
-    manifest = json.loads((folder / tasks.MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     manifest["versions"]["mujoco"] = "1.0"
-    (folder / tasks.MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     (folder / f"{POINT}-001.npz").unlink()
     with pytest.raises(UserError, match=r"other shards were made with mujoco 1\.0, now"):
         generate(POINT, tmp_path, episodes=2, length=10, shards=2)
@@ -223,7 +226,7 @@ def test_shards_of_different_physics_are_not_mixed(tmp_path):
 
 def test_manifest_listing_and_verification(tmp_path):
     folder = generate(POINT, tmp_path, episodes=3, length=10, seed=2, name="mine")
-    manifest = json.loads((folder / tasks.MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     assert manifest["parameters"] == {
         "generator": 1,
         "dataset": POINT,
@@ -254,9 +257,9 @@ def test_manifest_listing_and_verification(tmp_path):
     assert "is not the file that was made" in verify(tmp_path, "mine")[0]
     assert "cannot be read" in verify(tmp_path, "official")[0]
     training.unlink()
-    assert verify(tmp_path, "mine") == [f"{training}: is missing"]
+    assert verify(tmp_path, "mine") == [f"{training}: is missing; call `mac-bench data generate` as before"]
     assert not listing(tmp_path)[0].complete
     assert "neither" in verify(tmp_path, "nothing")[0]
-    (folder / tasks.MANIFEST).write_text("{")
+    (folder / MANIFEST).write_text("{")
     assert "manifest.json: cannot be read" in verify(tmp_path, "mine")[0]
     assert not listing(tmp_path)[0].complete

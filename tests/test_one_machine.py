@@ -317,7 +317,7 @@ def test_the_command_line_starts_shows_and_stops(place):
     require_slurm()
 
     def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "slurm.one_machine", *arguments, "--dir", str(place / "c")]
+        command = [sys.executable, "-m", "mac_bench", "cluster", *arguments, "--dir", str(place / "c")]
         return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
 
     nothing = call("status")

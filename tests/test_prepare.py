@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,8 @@ from mac_bench import prepared, tasks
 from mac_bench.config import GoalMix, Residency
 from mac_bench.data import COLUMNS, Dataset, fit, statistics
 from mac_bench.errors import UserError
-from mac_bench.generate import generate, listing, verify
+from mac_bench.generate import generate
+from mac_bench.inventory import listing, verify
 from mac_bench.prepare import prepare
 from mac_bench.train import train
 from mac_bench.types import GoalSampling, Sampling
@@ -357,7 +359,43 @@ def test_a_copy_that_is_not_the_same_is_not_staged(root, tmp_path):
     assert not (tmp_path / "node" / DATA / "rows").exists()
 
 
+def test_a_full_disk_while_staging_is_one_line_and_the_call_continues(root, tmp_path):
+    folder = prepare(DATA, [REWARDS], root)
+    node, before = tmp_path / "node", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"rows\.partial: File too large; make room, and call again$") as error:
+            prepared.stage(folder, [REWARDS], node)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value) and not (node / DATA / "rows").exists()
+    prepared.stage(folder, [REWARDS], node)
+    assert contents(node / DATA) == contents(folder)
+
+
 # refusals
+
+
+@pytest.mark.parametrize("end", ["", "-val"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_file_in_the_middle_leaves_nothing_under_a_final_name_and_can_be_replaced(root, end, workers):
+    """Its dimensions are other ones; its bytes are damaged where only all of it being read shows that."""
+    whole = contents(prepare(DATA, [REWARDS], root, out=root / "whole"))
+    (root / DATA / "manifest.json").unlink()
+    path = root / DATA / f"{DATA}-001{end}.npz"
+    right = path.read_bytes()
+    with np.load(path) as file:
+        columns = {name: file[name] for name in file.files}
+    np.savez(path, **columns | {"observations": np.hstack([columns["observations"]] * 2)})
+    at = right.index(columns["actions"].tobytes()) + 40
+    wide, damaged = path.read_bytes(), right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :]
+    for content, reason in ((wide, r"observations has shape \(\d+, 4\), but"), (damaged, "the file is damaged")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"^{path}: .*{reason}") as error:
+            prepare(DATA, [REWARDS], root, workers=workers)
+        assert "\n" not in str(error.value) and not list((root / "prepared").glob("*/*/manifest.json"))
+    path.write_bytes(right)
+    assert contents(prepare(DATA, [REWARDS], root, workers=workers)) == whole
 
 
 def test_only_npz_files_are_prepared(root, monkeypatch):

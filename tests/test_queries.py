@@ -247,7 +247,7 @@ def test_another_schema_is_refused_and_rebuilding_helps(root, database):
     connection.execute("PRAGMA user_version = 999")
     connection.close()
     for use in (lambda: queries.results(database, "first"), lambda: store.collect(root, database)):
-        with pytest.raises(UserError, match="has schema 999, this version reads 2; run 'mac-bench collect --rebuild'"):
+        with pytest.raises(UserError, match="has schema 999, this version reads 3; run 'mac-bench collect --rebuild'"):
             use()
     store.rebuild(root, database)
     assert len(queries.results(database, "first")) == 1

@@ -148,6 +148,8 @@ def test_what_happens_to_runs(bench, cluster):
     for label, folder in folders.items():
         if folder.status().state == "finished":
             assert starts(folder)[1] > 0, f"{label}: continued from its checkpoint"
+    assert "2 runs retried, 2 submitted again" in bench.call("retry", "small")
+    assert "8 runs: 8 finished" in bench.call("watch", "small", "--every", 1)
 
 
 def _kill_supervisor(folder: RunFolder) -> None:

@@ -27,6 +27,8 @@ from run_folders import (
 from mac_bench import queries, store
 from mac_bench.config import RunConfig
 from mac_bench.errors import UserError
+from mac_bench.record import RunFolder, standing
+from mac_bench.states import Order
 
 TABLES = ("suites", "members", "runs", "evaluations", "metrics", "attempts")
 
@@ -47,7 +49,12 @@ def assert_same_rows(database: Path, other: Path) -> None:
 def test_every_number_arrives_by_hand(root, database):
     run = planned()
     write_run(
-        root, run, [started(), measured(200, loss=0.1), evaluated(250, 0.2, 0.6), ended(250, "stopped", reason="x")]
+        root,
+        run,
+        [
+            *(started(job="7_1"), measured(200, loss=0.1), evaluated(250, 0.2, 0.6)),
+            ended(250, "stopped", reason="x", cause="preempted"),
+        ],
     )
     collected = store.collect(root, database)
     assert (collected.runs, collected.lines, collected.rows, collected.problems) == (1, 4, 6, ())
@@ -58,8 +65,10 @@ def test_every_number_arrives_by_hand(root, database):
         (1, 250, 1, 3.0, 1.5, 20, 0.2, -100.0, 10.0),
         (2, 250, 1, 3.0, 1.5, 20, 0.6, -200.0, 20.0),
     ]
-    columns = "attempt, host, pid, start_time, start_step, end_time, end_step, state, reason"
-    assert rows(database, "attempts", columns) == [(1, "node1", 7, 1.0, 0, 9.0, 250, "stopped", "x")]
+    columns = "attempt, host, pid, job, start_time, start_step, end_time, end_step, state, cause, reason"
+    assert rows(database, "attempts", columns) == [
+        (1, "node1", 7, "7_1", 1.0, 0, 9.0, 250, "stopped", "preempted", "x")
+    ]
     assert json.loads(rows(database, "attempts", "environment")[0][0]) == ENVIRONMENT
     columns = "id, agent, version, task, seed, state, step, steps, heartbeat, host, updates_per_s, damaged"
     assert rows(database, "runs", columns) == [
@@ -317,6 +326,42 @@ def test_the_newer_of_status_and_log_counts(root, database, status, lines, state
         write_status(root, run, *status)
     store.collect(root, database)
     assert rows(database, "runs", "state, step") == [(state, step)]
+
+
+@pytest.mark.parametrize(
+    ("said", "wish", "when", "state", "reason"),
+    [
+        (("stopped", 500), "hold", 99.0, "held", "told so"),
+        (("failed", 500), "cancel", 99.0, "cancelled", "told so"),
+        (("waiting", 0), "hold", 1.0, "held", "told so"),
+        (("running", 500), "hold", 99.0, "running", "own"),
+        (("finished", 1000), "cancel", 99.0, "finished", "own"),
+        (("failed", 500), "go", 99.0, "stopped", "told so"),
+        (("failed", 0), "go", 99.0, "waiting", "told so"),
+        (("failed", 500), "go", 1.0, "failed", "own"),
+        (("cancelled", 500), "go", 99.0, "stopped", "told so"),
+    ],
+)
+def test_what_was_ordered_counts_as_in_the_status_verb(root, database, said, wish, when, state, reason):
+    """A run is what it said at 5.0, or what the order makes of that; and both readers of folders agree."""
+    write_run(root, planned(), [started()])
+    write_status(root, planned(), *said, heartbeat=5.0, reason="own")
+    store.collect(root, database)
+    order = Order(wish=wish, time=when, reason="told so")
+    (root / planned().id / "order.json").write_text(order.model_dump_json())
+    assert store.collect(root, database).problems == ()
+    assert rows(database, "runs", "state, reason, step") == [(state, reason, said[1])]
+    folder = RunFolder(root / planned().id)
+    status = folder.status()
+    if status and status.state != "lost":  # nobody trains it in this test
+        assert standing(status, folder.order()) == (state, reason)
+
+
+def test_an_order_that_cannot_be_read_changes_nothing(root, database):
+    write_run(root, planned(), [started()], "failed", 10)
+    (root / planned().id / "order.json").write_text('{"wish": "dance"}')
+    assert store.collect(root, database).problems == ()
+    assert rows(database, "runs", "state") == [("failed",)]
 
 
 def test_a_silent_run_is_lost(root, database):

@@ -16,6 +16,7 @@ from mac_bench import tasks
 from mac_bench.errors import UserError
 from mac_bench.files import write_arrays
 from mac_bench.generate import generate
+from mac_bench.manifest import UNFINISHED
 
 POINT, CUBE, PUZZLE = "pointmaze-medium-navigate-v0", "cube-single-play-v0", "puzzle-3x3-play-v0"
 
@@ -310,6 +311,8 @@ def put(column: np.ndarray, row: int, value: float) -> np.ndarray:
         ({"terminals": lambda x: put(x, -1, 0)}, "its last row ends no episode"),
         ({"terminals": lambda x: put(x, -2, 1)}, "the episode that ends at row 362 has no transition"),
         ({"actions": lambda x: x[:-1]}, "columns of different length: .*actions 362"),
+        ({"actions": lambda x: x.astype("S4")}, r"actions holds \|S4, but must hold numbers"),
+        ({"observations": lambda x: x + 1j}, r"observations holds complex64, but must hold numbers"),
     ],
 )
 def test_wrong_contents_are_refused_with_file_and_reason(root, tmp_path, changes, message):
@@ -323,7 +326,8 @@ def test_missing_data_is_refused_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(UserError, match=f"make it with `mac-bench data generate {POINT}`") as error:
         tasks.load(named(POINT, ""), POINT, tmp_path)
     assert str(tmp_path / f"{POINT}.npz") in str(error.value) and str(tmp_path / POINT) in str(error.value)
-    with pytest.raises(UserError, match="download the official files"):
+    command = "`mac-bench data fetch antmaze-large-navigate-v0`"
+    with pytest.raises(UserError, match=f"get the official files with {command}$"):
         tasks.files("antmaze-large-navigate-v0", tmp_path)
 
 
@@ -352,6 +356,6 @@ def test_unfinished_data_is_refused(root, tmp_path):
     folder = tmp_path / POINT
     folder.mkdir()
     spoil(root, folder)
-    (folder / tasks.UNFINISHED).write_text("{}")
+    (folder / UNFINISHED).write_text("{}")
     with pytest.raises(UserError, match="not finished; call `mac-bench data generate` as before"):
         tasks.load(named(POINT, ""), POINT, tmp_path)

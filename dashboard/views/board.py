@@ -29,9 +29,9 @@ def board(selection: filters.Selection) -> None:
     cells = drawn[["label", "task", "seed", "state", "reason", "run"]].assign(progress=drawn["step"] / drawn["steps"])
     figure.show(charts.board(cells), "board")
     st.subheader("Why")
-    ended = runs[runs["state"].isin(filters.ATTENTION)]
+    ended = runs[runs["state"].isin((*filters.ATTENTION, *filters.ORDERED))]
     if ended.empty:
-        st.caption("No run of this selection is failed, lost or stopped.")
+        st.caption("No run of this selection is failed, lost, stopped, held or cancelled.")
         return
     st.caption(f"{len(ended)} runs that do not go on by themselves. Click a row to see the end of its log.")
     reasons(ended.reset_index(drop=True))

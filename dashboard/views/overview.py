@@ -10,7 +10,7 @@ from mac_bench import queries
 
 SHOWN = 100
 """runs that are listed, of those that need attention"""
-ORDER = ("finished", "running", "waiting", *filters.ATTENTION)
+ORDER = ("finished", "running", "waiting", *filters.ATTENTION, *filters.ORDERED)
 
 
 def show() -> None:

@@ -1,8 +1,7 @@
-"""The verbs of `cluster`: a SLURM on this machine, started and stopped by hand."""
+"""The verbs of `mac-bench cluster`: a SLURM on this machine, started and stopped by hand."""
 
 import os
 import shlex
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from mac_bench.errors import UserError
 from slurm.one_machine import machine
 from slurm.one_machine.cluster import Accounting, Cluster
 
@@ -22,8 +20,6 @@ cluster_app = typer.Typer(
     name="cluster",
     help="A real SLURM on this machine alone, with GPUs that are not there: for tests, and to try things.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
 
 
@@ -72,7 +68,7 @@ def _cluster(dir: Path, settings: dict[str, Any]) -> Cluster:
 def _verb(name: str, dir: Path) -> str:
     """How the user may call another verb."""
     where = "" if dir == DIR else f" --dir {shlex.quote(str(dir))}"
-    return f"python -m slurm.one_machine {name}{where}"
+    return f"mac-bench cluster {name}{where}"
 
 
 @cluster_app.command("stop")
@@ -124,12 +120,3 @@ def kill_node(
 def restart_node(name: Node, dir: Dir = DIR) -> None:
     """Bring a lost node back."""
     Cluster.at(dir).restart_node(name)
-
-
-def main() -> None:
-    """Run these verbs by themselves. Errors that the user can put right are one line on stderr and exit code 2."""
-    try:
-        cluster_app()
-    except UserError as error:
-        print(f"cluster: {error}", file=sys.stderr)
-        sys.exit(2)

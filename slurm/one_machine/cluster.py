@@ -1,6 +1,6 @@
 """A real SLURM on this machine: a controller, some nodes and GPUs that are not there, on loopback and in one folder.
 
-For tests, and for people without a cluster. `python -m slurm.one_machine start` starts one; from Python:
+For tests, and for people without a cluster. `mac-bench cluster start` starts one; from Python:
 
     with started(folder, nodes=2) as cluster:
         subprocess.run(["sbatch", "job.sh"], env=os.environ | cluster.environment())
@@ -88,7 +88,7 @@ class Cluster:
         try:
             return cls(dir, **json.loads((dir / "cluster.json").read_text()))
         except FileNotFoundError:
-            raise UserError(f"no cluster in {dir}; `start --dir {dir}` makes one") from None
+            raise UserError(f"no cluster in {dir}; `mac-bench cluster start --dir {dir}` makes one") from None
         except (TypeError, ValueError):
             raise UserError(f"{dir}/cluster.json is damaged or of another version; stop the cluster there") from None
 
