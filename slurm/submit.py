@@ -21,8 +21,8 @@ from slurm.submission import Array, Submission
 
 KEEPER = {"cpus": 1, "memory_gb": 2.0, "time_minutes": 30, "gpus": 0, "gpu_type": None}
 """what the job asks for that continues what died"""
-UNUSABLE = re.compile(r"[%\\\n\r\0]")
-"""what sbatch reads as something else in the name of a log file"""
+UNUSABLE = re.compile(r"[%\\:\n\r\0]")
+"""what sbatch reads as something else in the name of a log file, and Python in a path to its modules"""
 
 
 class Ask(NamedTuple):
@@ -139,7 +139,7 @@ def text(sent: Submission, root: Path, array: Array, dependency: str | None = No
 def check_root(root: Path) -> None:
     """Raises UserError where sbatch would read the folder's name as something else."""
     if UNUSABLE.search(str(root.absolute())):
-        raise UserError(f"--runs {str(root)!r}: sbatch cannot write to a folder with %, \\ or a line break in its name")
+        raise UserError(f"--runs {str(root)!r}: jobs cannot be in a folder with %, \\, : or a line break in its name")
 
 
 class _Executor(submitit.SlurmExecutor):

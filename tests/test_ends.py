@@ -1,0 +1,75 @@
+"""The words that SLURM writes into the output of a job that it ends, as SLURM 22.05 to 24.11 write them."""
+
+import pytest
+
+from slurm import ends
+from slurm.cluster import Job
+
+AT = "CANCELLED AT 2030-01-02T03:04:05"
+WORDS = {
+    f"slurmstepd: error: *** JOB 12 ON n1 {AT} DUE TO TIME LIMIT ***": ends.TIME_LIMIT,
+    f"slurmstepd-n1: error: *** JOB 12 ON n1 {AT} DUE TO PREEMPTION ***": ends.PREEMPTED,
+    f"slurmstepd: error: *** JOB 12 ON n1 {AT} DUE TO JOB REQUEUE ***": ends.REQUEUED,
+    f"error: *** JOB 12 ON n1 {AT} DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***": ends.NODE_FAILED,
+    f"slurmstepd: error: *** JOB 12 ON n1 {AT} ***": ends.CANCELLED,
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=12.batch. Some of the step tasks have been OOM Killed.": (
+        ends.OUT_OF_MEMORY
+    ),
+    "slurmstepd: error: Detected 1 oom-kill event(s) in step 12.0 cgroup.": ends.OUT_OF_MEMORY,
+    "slurmstepd: error: Job 12 exceeded memory limit (2000 > 1000), being killed": ends.OUT_OF_MEMORY,
+    "slurmstepd: error: Step 12.0 exceeded memory limit (2000 > 1000), being killed": ends.OUT_OF_MEMORY,
+    "srun: Job step aborted: Waiting up to 32 seconds for job step to finish.": None,
+    f"slurmstepd: error: *** STEP 12.0 ON n1 {AT} ***": None,
+    f"slurmstepd: error: *** STEP 12.0 ON n1 {AT} DUE TO TIME LIMIT ***": None,
+    f"slurmstepd: error: *** JOB 12 ON n1 {AT} DUE TO SOMETHING NEW ***": None,
+    "the run cancelled its plans due to time limit": None,
+    "": None,
+}
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "7_0_log.out"
+
+
+@pytest.mark.parametrize("line", WORDS)
+def test_each_line_means_what_it_says(log, line):
+    log.write_text(f"mac-bench: something\n{line}\nsrun: error: n1: task 0: Terminated\n")
+    assert ends.last_word(log) == WORDS[line]
+
+
+def test_the_last_line_counts_and_a_log_may_be_absent_long_or_no_text(log):
+    assert ends.last_word(log) is None
+    lines = list(WORDS)
+    log.write_bytes(b"\xff\xfe" + "\n".join([lines[2], "x" * 5 * ends.TAIL_BYTES, lines[1], "y"]).encode())
+    assert ends.last_word(log) == ends.PREEMPTED
+    log.write_text("\n".join([lines[2], "x" * ends.TAIL_BYTES]))
+    assert ends.last_word(log) is None, "only the end of it is read"
+
+
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        ("TIMEOUT", ends.TIME_LIMIT),
+        ("DEADLINE", ends.TIME_LIMIT),
+        ("PREEMPTED", ends.PREEMPTED),
+        ("NODE_FAIL", ends.NODE_FAILED),
+        ("BOOT_FAIL", ends.NODE_FAILED),
+        ("CANCELLED", ends.CANCELLED),
+        ("OUT_OF_MEMORY", ends.OUT_OF_MEMORY),
+    ],
+)
+def test_slurms_state_comes_before_its_words(log, state, end):
+    log.write_text(next(line for line, meaning in WORDS.items() if meaning not in (end, None)))
+    assert ends.of(Job(state), log) == end
+    assert ends.of(Job(state, node="n1"), log).reason == f"{end.reason} (n1)"
+
+
+def test_what_is_not_known_is_not_made_up(log):
+    log.write_text(next(iter(WORDS)))
+    assert ends.of(Job("FAILED"), log) == ends.TIME_LIMIT
+    log.write_text("nothing")
+    killed = ends.of(Job("FAILED", node="n2"), log)
+    assert killed == ("stopped", "killed", "its job ended as FAILED, without a word of this run (n2)")
+    gone = ends.of(Job(""), log)
+    assert gone == ("stopped", "killed", "its job is gone, and there is no sign of life, without a word of this run")
