@@ -20,6 +20,7 @@ FLOORS = {
         "d4rl",
         "generate",
         "collectors",
+        "oracles",
         "tasks",
         "toy",
         "video",
@@ -70,9 +71,9 @@ MAY_IMPORT = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ONLY_IN = {
-    "ogbench": {"tasks", "d4rl", "generate", "collectors", "video"},
-    "mujoco": {"tasks", "d4rl", "generate", "collectors", "video"},
-    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "video"},
+    "ogbench": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
+    "mujoco": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
+    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
     "h5py": {"d4rl"},
     "submitit": {"slurm"},
     "sqlalchemy": {"store", "queries"},
