@@ -1,15 +1,25 @@
 """Updates per second of a method, its parameters, the operations of one update, and how much of this machine's matrix
 rate that is.
 
-    python benchmarks/update.py [--seconds 20] [--all | --only mopo leq]
+    python benchmarks/update.py [--seconds 20] [--all | --only mopo leq | --suite ablations d4rl-mujoco] [--csv FILE]
 
-Without --all: MAC, at the paper's size and at the quickstart's. With it: every agent at its default size, on data like
-cube-double's. All rates are measured in one run, one after the other, so that their ratios hold on a busy machine too.
-A Dyna-style method's round of imagination, one in a thousand updates, is made small and not measured.
+Without --all: MAC, at the paper's size and at the quickstart's. With it: every agent at its default size. With --suite:
+each size of each agent in these suites once. Data are like cube-double's. All rates are measured in one run, one after
+the other, so that their ratios hold on a busy machine too. A Dyna-style method's round of imagination, one in a
+thousand updates, is made small and not measured; but with --csv it is measured, and its share is part of the rate.
+
+--csv adds the rates to a table that `mac-bench plan --cost` reads, `suites/rates.csv`: a row of the same agent,
+settings, sizes and device is replaced. It says the device and its matrix rate, which shows how busy it was; --note says
+what else should be known of the machine.
 """
 
 import argparse
+import csv
+import datetime
+import io
+import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,14 +29,16 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from mac_bench import registry
+from mac_bench import cost, registry
 from mac_bench.data import Dataset
+from mac_bench.files import write_text
 from mac_bench.jax_agent import JaxAgent, Learner
 from mac_bench.suite import expand, load
 
 QUICKSTART = Path(__file__).parent.parent / "suites" / "quickstart.yaml"
 CUBE_DOUBLE = (37, 5)
 """observation and action sizes"""
+NOT_TRAINED = ("oracle", "random_actions")
 
 
 def quickstart() -> dict[str, Any]:
@@ -131,30 +143,84 @@ def measure(name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds
     return agent, number / (time.perf_counter() - began), batch
 
 
+def with_rounds(agent: Any, batch: Any, per_s: float, every: int) -> float:
+    """The rate, with the share of a round of imagination, which the update of each `every`-th step begins with."""
+    began = time.perf_counter()
+    finished(agent.update(batch, every))
+    extra = max(0.0, time.perf_counter() - began - 1 / per_s)
+    return 1 / (1 / per_s + extra / every)
+
+
+def device_of(agent: Any) -> str:
+    """As runs record it."""
+    if isinstance(agent, JaxAgent):
+        return jax.devices()[0].device_kind
+    import torch
+
+    on_gpu = next(agent.method.parameters()).device.type == "cuda"
+    return torch.cuda.get_device_name() if on_gpu else "cpu"
+
+
+def sizes_of(suites: list[str]) -> dict[str, tuple[str, dict[str, Any], tuple[int, int]]]:
+    """One case for each size of an agent: its settings but for the defaults, and for those that change no work."""
+    found = {}
+    for run in (member.run for name in suites for member in expand(load(Path(name)))):
+        if run.agent not in NOT_TRAINED:
+            default = registry.defaults(run.agent)
+            other = {key: value for key, value in run.settings.items() if value != default.get(key)}
+            found.setdefault(cost.work(run.agent, run.settings), (run.agent, other, CUBE_DOUBLE))
+    return {f"{name} {json.dumps(other)}": case for case in found.values() for name, other, _ in [case]}
+
+
+def add(path: Path, row: dict[str, Any]) -> None:
+    """Put a row into a table of rates, in the place of one of the same case."""
+    same = cost.COLUMNS[: cost.COLUMNS.index("updates_per_s")]
+    kept = [old for old in (cost.read(path) if path.exists() else []) if any(old[k] != str(row[k]) for k in same)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, cost.COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted([*kept, row], key=lambda one: [str(one[k]) for k in ("device", *same)]))
+    write_text(path, text.getvalue())
+
+
 def main() -> None:
     """Print one line for each size or agent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time for each")
     parser.add_argument("--all", action="store_true", help="every agent at its default size")
     parser.add_argument("--only", nargs="+", help="these agents at their default size")
+    parser.add_argument("--suite", nargs="+", help="every size of every agent in these suites")
+    parser.add_argument("--csv", type=Path, help="table of rates to add to")
+    parser.add_argument("--note", default="", help="with --csv: what else should be known of the machine")
     options = parser.parse_args()
-    if options.all or options.only:
-        names = [name for name in options.only or registry.names() if name != "random_actions"]
+    if options.suite:
+        cases = sizes_of(options.suite)
+    elif options.all or options.only:
+        names = [name for name in options.only or registry.names() if name not in NOT_TRAINED]
         cases = {name: (name, {}, CUBE_DOUBLE) for name in names}
     else:
         cases = {"paper": ("mac", {}, CUBE_DOUBLE), "quickstart": ("mac", quickstart(), (2, 2))}
     rate = matrix_rate()
     print(f"{jax.devices()[0].device_kind}: matrix product {rate / 1e9:.1f} GFLOP/s")
     for title, (name, settings, sizes) in cases.items():
-        if "rollout_every" in registry.module(name).Config.model_fields:
-            settings = {"rollout_batch": 1024, **settings}
-        agent, per_s, batch = measure(name, settings, sizes, options.seconds)
+        rounds = "rollout_every" in registry.module(name).Config.model_fields
+        small = {"rollout_batch": 1024} if rounds and not options.csv else {}
+        agent, per_s, batch = measure(name, small | settings, sizes, options.seconds)
         flops = operations(agent, batch)
         print(
             f"{title:>10}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
             f"{per_s * flops / rate:5.0%} of the matrix rate, {parameters(agent) / 1e6:6.2f} M parameters",
             flush=True,
         )
+        if options.csv:
+            if rounds:
+                every = registry.settings(name, settings, title).model_dump()["rollout_every"]
+                per_s = with_rounds(agent, batch, per_s, every)
+            row = {"agent": name, "settings": json.dumps(settings, sort_keys=True), "goals": 0}
+            row |= {"note": "; ".join(filter(None, [options.note, f"matrix product {rate / 1e9:.0f} GFLOP/s"]))}
+            row |= {"observations": sizes[0], "actions": sizes[1], "device": device_of(agent)}
+            row |= {"updates_per_s": f"{per_s:.4g}", "command": " ".join(["benchmarks/update.py", *sys.argv[1:]])}
+            add(options.csv, row | {"date": datetime.date.today().isoformat()})
 
 
 if __name__ == "__main__":
