@@ -54,9 +54,21 @@ FLOORS = {
         "train",
         "contract",
     ],
-    "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "figures", "report", "export"],
+    "results": [
+        "store",
+        "queries",
+        "events",
+        "stats",
+        "compare",
+        "published",
+        "charts",
+        "figures",
+        "report",
+        "export",
+        "reproduction",
+    ],
     "edges": [
-        *("cli", "cli_data", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
+        *("cli", "cli_data", "doctor", "handbook", "overview", "cost", "foresight", "browse", "__main__"),
         *("slurm", "dashboard"),
     ],
 }

@@ -160,7 +160,7 @@ def test_other_methods_are_as_mac_s_code_has_them(name):
 ABLATIONS = {
     "MAC (Gau)": {"policy": "gaussian"},
     "MAC (FQL)": {"policy": "fql", "chunk": 5, "train_candidates": 1, "act_candidates": 1},
-    "MAC without teacher": {"policy": "flow", "flow_steps": 1},
+    "MAC w/o flow teacher (one-step flow only)": {"policy": "flow", "flow_steps": 1},
     "MAC, chunks of 1": {"chunk": 1},
     "MAC, chunks of 5": {"chunk": 5},
     "MAC, chunks of 25": {"chunk": 25},
