@@ -392,7 +392,7 @@ def _report(
     out: Path | None = None,
     reproduction: Path | None = None,
 ) -> None:
-    from mac_bench import overview, queries, report
+    from mac_bench import overview, published, queries, report
 
     started = overview.started(runs, suite)
     database = _collect(runs, database)
@@ -401,8 +401,10 @@ def _report(
     if kind == "text":
         console.print(report.terminal(built))
         goals = report.by_goal(found, queries.curves(database, suite, every_task=True))
-        if not goals.empty:
-            console.print(report.terminal_table("success of each evaluation goal, in %", goals))
+        more = {"success of each evaluation goal, in %": goals, "beside published numbers": published.brief(found)}
+        for title, frame in more.items():
+            if not frame.empty:
+                console.print(report.terminal_table(title, frame))
     else:
         print({"markdown": report.markdown, "csv": report.csv, "latex": report.latex}[kind](built), end="")
     if out:

@@ -160,6 +160,20 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFra
     return pd.DataFrame([_pair(own, row) for own, row in pairs], columns=list(BESIDE))
 
 
+def brief(runs: pd.DataFrame) -> pd.DataFrame:
+    """How far the results of `queries.results` are from published ones, for a terminal: label, task, ours, published,
+    "in spreads", verdict, table. Labels that are variants of a method are left out; `beside` has them."""
+    found = beside(own_means(runs)).to_dict("records")
+    rows = [
+        {"label": row["label"], "task": row["their_task"], "ours": row["ours"], "published": row["mean"]}
+        | {"in spreads": "" if math.isnan(row["in_spreads"]) else f"{row['in_spreads']:+.1f}"}
+        | {"verdict": row["verdict"], "table": row["table"]}
+        for row in found
+        if named(row["label"], row["agent"], row["method"]) and row["task"] == row["their_task"]
+    ]
+    return pd.DataFrame(rows)
+
+
 def own_means(runs: pd.DataFrame) -> pd.DataFrame:
     """What `beside` takes of ours: the means of the complete runs of `queries.results`, with what they were made of;
     and where a method has all of tasks 1 to 5 of an environment, those of its means over the five, seed by seed."""

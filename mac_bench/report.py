@@ -28,6 +28,9 @@ FEW = 5
 PHYSICS = ("mujoco", "ogbench")
 """packages whose version can change what an environment does"""
 
+LEFT = ("label", "task", "verdict", "table")
+"""columns of words, in tables for a terminal"""
+
 Runs = list[dict[Any, Any]]
 """Rows of `queries.results`."""
 
@@ -278,7 +281,7 @@ def terminal_table(title: str, frame: pd.DataFrame) -> Table:
     """A frame for `rich.print`, numbers without digits behind the point."""
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for column in frame:
-        table.add_column(Text(str(column)), justify="left" if column in ("label", "task") else "right")
+        table.add_column(Text(str(column)), justify="left" if column in LEFT else "right")
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(f"{cell:.0f}" if isinstance(cell, float) else str(cell)) for cell in row))
     return table

@@ -7,7 +7,7 @@ import pytest
 
 from mac_bench import registry, tasks
 from mac_bench.errors import UserError
-from mac_bench.published import COLUMNS, SUITES, beside, horizon_of, horizons, own_means, published
+from mac_bench.published import COLUMNS, SUITES, beside, brief, horizon_of, horizons, own_means, published
 
 FOLDER = SUITES / "published"
 CUBE = "cube-octuple-play-oraclerep-v0"
@@ -206,6 +206,16 @@ def test_the_mean_over_five_tasks_is_seed_by_seed():
     four = five()
     four = four[~four["task"].str.contains("task5")]
     assert len(own_means(four)) == 4
+
+
+def test_a_terminal_s_table_has_methods_and_not_their_variants():
+    rows = brief(pd.concat([five(), five(label="MAC, ends learned")])).to_dict("records")
+    (row,) = [row for row in rows if row["table"] == "mac-singletask-1m"]
+    # two seeds of 30 and 31 %, theirs is 97 with a spread of 4
+    assert (row["label"], row["ours"], row["published"]) == ("MAC", pytest.approx(30.5), 97)
+    assert (row["in spreads"], row["verdict"]) == (f"{-66.5 / math.sqrt(0.5 + 16):+.1f}", "too few seeds")
+    assert {row["label"] for row in rows} == {"MAC"}
+    assert brief(five(complete=False)).empty
 
 
 def test_a_normalised_score_has_no_difference():
