@@ -2,11 +2,11 @@
 
     python benchmarks/generation.py [--data cube-single-play-v0 ...] [--steps 2000] [--workers 1 2]
 
-Each process makes its environment and a short episode first, which is not measured, then episodes of the public length
-(at most 1,000 steps) until it has so many steps. "per core": transitions per second of its own computing, which a busy
-machine changes less than the clock's; then transitions per second by the clock, of all processes together, for each
-number of them. Without --data: one data set of each kind that can be made here. The same numbers of `mac-bench data
-generate` are a little lower, as it also compresses and writes.
+Each process makes its environment and a short episode first, which is not measured, then episodes of at most 1,000
+steps until it has so many. For each number of processes: transitions per second of all of them together, by their own
+computing, which says what they lose to each other, and by the clock, which is less where others use the machine too.
+Without --data: one data set of each kind that can be made here. The rates of `mac-bench data generate` are a little
+lower, as it also compresses and writes.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def measure(share: Share) -> Measured:
     source = collector(share.dataset, noise_of(share.dataset))
     rng = np.random.default_rng(share.seed)
     source.episode(rng, 20)
-    length, made = min(1000, length_of(share.dataset)), 0
+    length, made = min(1000, share.steps, length_of(share.dataset)), 0
     began, computed = time.perf_counter(), time.process_time()
     while made < share.steps:
         made += len(source.episode(rng, length)["terminals"]) - 1
@@ -66,13 +66,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of each process")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    clocks = (f"{f'{workers} process' + 'es' * (workers > 1):>13}" for workers in options.workers)
-    print(f"{'data':30} {'per core':>10}", *clocks, flush=True)
+    titles = [f"{workers} {kind}" for workers in options.workers for kind in ("computed", "by clock")]
+    print(f"{'data':30}", *(f"{title:>12}" for title in titles), flush=True)
     for dataset in options.data:
-        found = [together(dataset, workers, options.steps) for workers in options.workers]
-        computed = np.mean([one.computed for one in found[0]])
-        clocks = (f"{sum(one.clock for one in each):13,.0f}" for each in found)
-        print(f"{dataset:30} {computed:10,.0f}", *clocks, flush=True)
+        line = [dataset.ljust(30)]
+        for workers in options.workers:
+            found = together(dataset, workers, options.steps)
+            line += [f"{sum(rates):12,.0f}" for rates in zip(*found, strict=True)]
+        print(*line, flush=True)
 
 
 if __name__ == "__main__":
