@@ -5,9 +5,9 @@ rate that is.
 
 Without --all: MAC, at the paper's size and at the quickstart's. With it: every agent at its default size. With --suite:
 each size of each agent in these suites once. Data are like cube-double's. All rates are measured in one run, one after
-the other, so that their ratios hold on a busy machine too. Batches are drawn beside the updates, and nobody waits for an
-update, as in training. A Dyna-style method's round of imagination, one in a
-thousand updates, is made small and not measured; but with --csv it is measured, and its share is part of the rate.
+the other, so that their ratios hold on a busy machine too. Batches are drawn beside the updates, and nobody waits for
+an update, as in training. A Dyna-style method's round of imagination, one in a thousand updates, is made small and not
+measured; but with --csv it is measured, and its share is part of the rate.
 
 --csv adds the rates to a table that `mac-bench plan --cost` reads, `suites/rates.csv`: a row of the same agent,
 settings, sizes and device is replaced. It says the device and its matrix rate, which shows how busy it was; --note says
