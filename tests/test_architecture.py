@@ -26,6 +26,7 @@ FLOORS = {
         "download",
         "fetch",
         "collectors",
+        "oracles",
         "tasks",
         "toy",
         "video",
@@ -59,9 +60,21 @@ FLOORS = {
         "train",
         "contract",
     ],
-    "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "figures", "report", "export"],
+    "results": [
+        "store",
+        "queries",
+        "events",
+        "stats",
+        "compare",
+        "published",
+        "charts",
+        "figures",
+        "report",
+        "export",
+        "reproduction",
+    ],
     "edges": [
-        *("cli", "cli_data", "cli_jobs", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
+        *("cli", "cli_data", "cli_jobs", "doctor", "handbook", "overview", "cost", "foresight", "browse", "__main__"),
         *("slurm", "dashboard"),
     ],
 }
@@ -76,9 +89,9 @@ MAY_IMPORT = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ONLY_IN = {
-    "ogbench": {"tasks", "d4rl", "generate", "collectors", "video"},
-    "mujoco": {"tasks", "d4rl", "generate", "collectors", "video"},
-    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "video"},
+    "ogbench": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
+    "mujoco": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
+    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
     "h5py": {"d4rl"},
     "submitit": {"slurm"},
     "sqlalchemy": {"store", "queries"},
