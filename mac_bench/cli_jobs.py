@@ -71,11 +71,11 @@ def _order(runs: Path, suite: str, chosen: Selection, wish: Literal["hold", "can
     _complain(done.problems)
 
 
-def _go(runs: Path, suite: str, chosen: Selection, word: str) -> None:
+def _go(runs: Path, suite: str, wanted: list[str], word: str) -> None:
     from slurm import orders
 
     root = runs.absolute()
-    done = orders.go(root, [line.run for line in seen(root, suite, chosen)], f"{word} by {getpass.getuser()}")
+    done = orders.go(root, wanted, f"{word} by {getpass.getuser()}")
     again = f", {done.continued:,} submitted again" if done.continued else ""
     local = f"; `mac-bench run {suite}` continues {done.here:,} of them here" if done.here else ""
     print(f"{overview.plural(done.runs, 'run')} {word}{again}{local}")
@@ -156,7 +156,7 @@ def submit(
     if dry_run:
         fresh.code = str(root / "code" / "SNAPSHOT")
         states = tend.look(root, [line.run for line in chosen])
-        asks = [_ask(asked, members[line.run]) for line in chosen if states[line.run].state in UNSENT]
+        asks = [_ask(asked, members[line.run], root) for line in chosen if states[line.run].state in UNSENT]
         for array in submit.arrays(asks, cluster.limits().array_size if cluster.available() else 1001):
             print(submit.text(fresh, root, array))
         return
@@ -168,7 +168,7 @@ def submit(
         wanted = [line.run for line in chosen if states[line.run].state in UNSENT]
         for run in wanted:
             RunFolder.create(root, members[run].run)
-        asks = [_ask(asked, members[run]) for run in wanted]
+        asks = [_ask(asked, members[run], root) for run in wanted]
         sent = submit.send(fresh, root, asks) if asks else submit.Sent(fresh, None)
     others = Counter(states[line.run].state for line in chosen if line.run not in wanted)
     left = "".join(f"; {number:,} {state}" for state, number in others.items())
@@ -179,10 +179,12 @@ def submit(
     console.print(f"[dim]mac-bench status {loaded.name} | watch {loaded.name} | cancel {loaded.name}[/]")
 
 
-def _ask(profile: "Profile", member: "Member") -> "Ask":
+def _ask(profile: "Profile", member: "Member", root: Path) -> "Ask":
+    """With what its attempts have taught, even where they were given up: the user wants it tried."""
+    from slurm.policy import judge
     from slurm.submit import Ask
 
-    return Ask(member.run.id, profile.with_(member.resources))
+    return Ask(member.run.id, profile.with_(member.resources), judge(RunFolder(root / member.run.id)))
 
 
 def watch(
@@ -238,7 +240,10 @@ def hold(
 
 def release(suite: Name, labels: Labels = None, tasks: Tasks = None, seeds: Seeds = None, runs: Runs = RUNS) -> None:
     """Let held runs go on, where they were before."""
-    _go(runs, suite, Selection(labels, tasks, seeds, ["held"]), "released")
+    lines = seen(runs.absolute(), suite, Selection(labels, tasks, seeds))
+    orders = {line.run: RunFolder(runs / line.run).order() for line in lines}
+    # by the order, for one that still saves is not held yet
+    _go(runs, suite, [run for run, order in orders.items() if order and order.wish == "hold"], "released")
 
 
 def retry(
@@ -250,4 +255,5 @@ def retry(
     runs: Runs = RUNS,
 ) -> None:
     """Try failed and cancelled runs again, from their last checkpoints; what happened before is forgiven."""
-    _go(runs, suite, Selection(labels, tasks, seeds, states or ["failed", "cancelled", "lost", "unknown"]), "retried")
+    chosen = Selection(labels, tasks, seeds, states or ["failed", "cancelled", "lost", "unknown"])
+    _go(runs, suite, [line.run for line in seen(runs.absolute(), suite, chosen)], "retried")

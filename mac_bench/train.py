@@ -223,6 +223,10 @@ class Stop:
     def check(self) -> None:
         """Raises Stopped where the run is to stop."""
         if self.wanted():
+            if self.order is not None and self.asked is None:
+                self.order = self.ordered()  # it may have been taken back while the run saved
+                if self.order is None:
+                    return
             if self.order is not None:
                 raise Stopped(self.order.reason, self.order.state, "ordered")
             assert self.asked is not None

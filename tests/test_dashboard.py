@@ -142,6 +142,27 @@ def test_states_of_all_suites(root, database):
     assert [(r["suite"], r["seed"], r["reason"], r["step"]) for r in row] == [("first", 1, "boom", 100)]
 
 
+def test_what_was_ordered_is_shown_with_who_ordered_it(root, database, monkeypatch):
+    """In the overview's columns, among the board's reasons, and not among what needs attention."""
+    write_suite(root, [("mac", planned()), ("mac", planned(1))])
+    write_run(root, planned(), [started(job="7_1"), ended(100, "held", cause="ordered")], "held", 100)
+    write_status(root, planned(), "held", 100, reason="held by me")
+    write_run(root, planned(1), [started(), ended(100, "stopped")], "stopped", 100)
+    (root / planned(1).id / "order.json").write_text('{"wish": "cancel", "time": 9, "reason": "cancelled by me"}')
+    store.collect(root, database)
+    page = opened("overview", database, monkeypatch)
+    assert page.dataframe[0].value[["held", "cancelled"]].to_numpy().tolist() == [[1, 1]]
+    assert "Nothing: no run is failed" in page.success[0].value
+    ended_runs = opened("board", database, monkeypatch).dataframe[-1].value
+    assert set(zip(ended_runs["state"], ended_runs["reason"], strict=True)) == {
+        ("held", "held by me"),
+        ("cancelled", "cancelled by me"),
+    }
+    tried = opened("run", database, monkeypatch, run=planned().id).dataframe
+    shown = next(table.value for table in tried if "cause" in table.value)
+    assert shown[["job", "cause"]].to_numpy().tolist() == [["7_1", "ordered"]]
+
+
 def test_the_server_listens_here_only_and_takes_paths_as_they_are():
     command = browse.command(Path("a b;c/results.db"), Path("runs"), 8599)
     assert "--server.address=127.0.0.1" in command and "--browser.gatherUsageStats=false" in command
