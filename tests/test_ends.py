@@ -70,6 +70,6 @@ def test_what_is_not_known_is_not_made_up(log):
     assert ends.of(Job("FAILED"), log) == ends.TIME_LIMIT
     log.write_text("nothing")
     killed = ends.of(Job("FAILED", node="n2"), log)
-    assert killed == ("stopped", "killed", "its job ended as FAILED, without a word of this run (n2)")
+    assert killed == ("stopped", "job lost", "its job ended as FAILED, without a word of this run (n2)")
     gone = ends.of(Job(""), log)
-    assert gone == ("stopped", "killed", "its job is gone, and there is no sign of life, without a word of this run")
+    assert gone == ("stopped", "job lost", "its job is gone, and there is no sign of life, without a word of this run")

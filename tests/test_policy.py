@@ -46,8 +46,8 @@ def test_what_gets_on_goes_on_for_ever(cause):
 @pytest.mark.parametrize(
     ("cause", "patience"),
     [
-        *((cause, PATIENCE) for cause in ("time limit", "signalled", "killed", None)),
-        *((cause, PATIENCE_ABROAD) for cause in ("preempted", "requeued", "node failed")),
+        *((cause, PATIENCE) for cause in ("time limit", "killed", None)),
+        *((cause, PATIENCE_ABROAD) for cause in ("preempted", "requeued", "node failed", "job lost", "signalled")),
     ],
 )
 def test_what_does_not_get_on_is_given_up(cause, patience):
@@ -82,6 +82,13 @@ def test_patience_grows_with_every_raise():
     assert not decide(tries("out of memory", *["killed"] * 3, starts=[0] * 4)).go_on
 
 
+def test_a_node_that_failed_is_avoided_the_next_time_and_no_longer():
+    failed = tries("killed", "node failed")
+    failed[1] = failed[1]._replace(node="n3")
+    assert decide(failed).avoid == "n3"
+    assert decide([*failed, *tries("killed", starts=[500])]).avoid is None
+
+
 def event(kind, attempt, step=0, at=1.0, **more):
     return {"kind": kind, "attempt": attempt, "step": step, "time": at, **more}
 
@@ -89,17 +96,17 @@ def event(kind, attempt, step=0, at=1.0, **more):
 def test_attempts_are_read_from_the_log():
     end = {"state": "stopped", "reason": "r"}
     log = [
-        event("attempt", 1, 0, job="7"),
+        event("attempt", 1, 0, node="n7"),
         event("metrics", 1, 10),
         event("end", 1, 10, cause="killed", **end),
         event("end", 1, 10, cause="node failed", **end | {"reason": "later"}),  # who saw it end knows better
-        event("attempt", 2, 10, 5.0, job="8"),
+        event("attempt", 2, 10, 5.0, node="n8"),
         event("end", 3, 10, 6.0, cause="time limit", **end),  # it never began
         event("attempt", 4, 20),
     ]
     assert attempts(log) == [
-        Attempt(1, 0, 1.0, "7", "node failed", "later"),
-        Attempt(2, 10, 5.0, "8"),
+        Attempt(1, 0, 1.0, "n7", "node failed", "later"),
+        Attempt(2, 10, 5.0, "n8"),
         Attempt(3, 10, 6.0, None, "time limit", "r"),
         Attempt(4, 20, 1.0),
     ]

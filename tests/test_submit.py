@@ -157,6 +157,22 @@ def test_arrays_that_must_wait_and_keepers_depend_on_those_before(monkeypatch, t
     assert "--partition=cpu" in texts[1] and "--gres" not in texts[1] and "--mem=2048MB" in texts[1]
 
 
+def test_a_node_that_failed_is_avoided_where_there_is_another(monkeypatch, tmp_path, root):
+    kept = fake_slurm(monkeypatch, tmp_path)
+    asked = CPU.model_copy(update={"keeper": False, "runs_per_job": 2})
+    submit.send(fresh(root), root, [*asks(1, asked, Decision(True, "", avoid="n1")), Ask("other", asked)])
+    texts = [(kept / f"{number}.sh").read_text() for number in (1, 2)]
+    assert ["--exclude=n1" in text for text in texts] == [True, False]
+    program(
+        tmp_path / "bin",
+        "sbatch",
+        """if grep -q exclude "$1"; then echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1; fi
+        echo 'Submitted batch job 300'""",
+    )
+    done = submit.send(fresh(root), root, asks(1, asked, Decision(True, "", avoid="n1")))
+    assert [array.job for array in done.submission.arrays] == ["300"]
+
+
 def test_a_wrong_partition_is_answered_with_the_right_ones(monkeypatch, tmp_path, root):
     fake_slurm(monkeypatch, tmp_path)
     program(tmp_path / "bin", "sbatch", "echo 'sbatch: error: invalid partition specified: fast' >&2; exit 1")

@@ -77,6 +77,20 @@ def test_what_is_not_known_is_said_to_be_unknown(monkeypatch, root):
     assert look(monkeypatch, root, {}).reason == "SLURM knows nothing of job 7"
 
 
+def test_an_element_that_slurm_has_no_record_of_was_taken_out_of_the_queue(monkeypatch, root):
+    began, removed = folders(root, 2)
+    names = [began.path.name, removed.path.name]
+    made = sent(root, [[name] for name in names] + [["other"]])
+    log = submission.folder(root, made.id) / "log"
+    log.mkdir()
+    (log / "7_0_0_log.out").write_text("")
+    answer(monkeypatch, {})
+    assert [tend.look(root, names)[name].state for name in names] == ["unknown", "unknown"]
+    monkeypatch.setattr(cluster, "jobs", lambda wanted: {"7": RUNNING, "7_2": RUNNING})
+    seen = tend.look(root, names)
+    assert seen[names[1]].dead == Job("CANCELLED") and seen[names[0]].dead is None
+
+
 @pytest.mark.parametrize("wish", ["hold", "cancel"])
 def test_an_order_counts_whatever_the_job_does(monkeypatch, root, wish):
     (folder,) = folders(root, 1)
@@ -98,7 +112,9 @@ def test_squeue_and_sacct_are_asked_once_and_understood(monkeypatch, tmp_path):
         "sacct",
         f"echo sacct >> {asked}; printf '8|CANCELLED by 0|None|n3\\n9_2|NODE_FAIL|None|n4\\n'",
     )
-    assert cluster.jobs(["7_0", "7_1", "8", "9_2", "10"]) == {
+    found = cluster.jobs(["7_0", "7_1", "8", "9_2", "10"])
+    assert found.keys() - {"7", "9"} == {"7_0", "7_1", "8", "9_2"}, "and of arrays that they are known at all"
+    assert {name: job for name, job in found.items() if name not in ("7", "9")} == {
         "7_0": Job("PENDING", "Dependency"),
         "7_1": Job("RUNNING", node="n1"),
         "8": Job("CANCELLED", node="n3"),
@@ -157,14 +173,14 @@ def test_what_dies_again_and_again_is_given_up(monkeypatch, tmp_path, root, quic
     (folder,) = folders(root, 1)
     sent(root, [[folder.path.name]])
     given_up = 0
-    for job in ("7", "100", "101", "102"):
-        answer(monkeypatch, {job: OVER})
+    for job in ("7", *range(100, 112)):
+        answer(monkeypatch, {str(job): OVER})
         given_up += tend.tend(root).given_up
-    assert given_up == 1 and len(submission.everything(root)) == 3
+    assert given_up == 1 and len(submission.everything(root)) == 10
     assert status_of(folder).state == "failed"
     assert (
         status_of(folder).reason
-        == "no progress in 3 attempts: its job ended as FAILED, without a word of this run (n1)"
+        == "no progress in 10 attempts: its job ended as FAILED, without a word of this run (n1)"
     )
 
 
