@@ -166,7 +166,7 @@ def test_a_node_that_failed_is_avoided_where_there_is_another(monkeypatch, tmp_p
     program(
         tmp_path / "bin",
         "sbatch",
-        """if grep -q exclude "$1"; then echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1; fi
+        """if grep -q exclude "$1"; then echo 'sbatch: error: no such node' >&2; exit 1; fi
         echo 'Submitted batch job 300'""",
     )
     done = submit.send(fresh(root), root, asks(1, asked, Decision(True, "", avoid="n1")))
