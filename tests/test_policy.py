@@ -86,7 +86,7 @@ def test_a_node_that_failed_is_avoided_the_next_time_and_no_longer():
     failed = tries("killed", "node failed")
     failed[1] = failed[1]._replace(node="n3")
     assert decide(failed).avoid == "n3"
-    assert decide([*failed, *tries("killed", starts=[500])]).avoid is None
+    assert decide([*failed, failed[1]._replace(number=3, start=500, cause="killed")]).avoid is None
 
 
 def event(kind, attempt, step=0, at=1.0, **more):

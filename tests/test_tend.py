@@ -35,6 +35,7 @@ TRUTH = [
     (PENDING, "stopped", "7", "queued", False, False),  # it is queued again
     (PENDING, "running", "7", "queued", False, False),  # its node died, and it comes again
     (PENDING, "running", "hand", "running", False, False),  # somebody trains it meanwhile
+    (PENDING, "lost", "7", "queued", False, False),
     (PENDING, "finished", "7", "finished", False, False),
     (RUNNING, None, "7", "starting", False, False),
     (RUNNING, "stopped", "6", "starting", False, False),
