@@ -8,6 +8,7 @@ import pytest
 from run_folders import write_suite
 from slurm_fakes import NODE, answer, fake_slurm, folders, program, say, sent
 
+from mac_bench.config import Resources
 from mac_bench.errors import UserError
 from mac_bench.overview import status_of
 from mac_bench.record import SILENCE_S, RunFolder
@@ -363,6 +364,39 @@ def test_what_was_learned_of_memory_is_asked_for(monkeypatch, tmp_path, root, qu
     asked = [array.profile for array in submission.everything(root)[-1].arrays]
     assert [(profile.memory_gb, profile.runs_per_job) for profile in asked] == [(3, 2), (2, 1)]
     assert before.profile == NODE and submission.everything(root)[-1].profile == NODE, "not compounded"
+
+
+def test_what_a_suite_asked_for_a_run_is_asked_again(monkeypatch, tmp_path, root, quick):
+    fake_slurm(monkeypatch, tmp_path)
+    special, other = folders(root, 2)
+    before = sent(root, [[special.path.name], [other.path.name]])
+    before.resources = {special.path.name: Resources(memory_gb=77)}
+    submission.write(root, before)
+    answer(monkeypatch, {"7_0": OVER, "7_1": OVER})
+    assert tend.tend(root).continued == 2
+    new = submission.everything(root)[-1]
+    assert {array.profile.memory_gb: array.packs for array in new.arrays} == {
+        77: [[special.path.name]],
+        2: [[other.path.name]],
+    }
+    assert new.resources == before.resources
+
+
+def test_what_failed_is_open_only_where_it_is_tried_again(monkeypatch, root):
+    defect, unlucky, wanted = folders(root, 3)
+    names = [folder.path.name for folder in (defect, unlucky, wanted)]
+    sent(root, [names])
+    say(defect, "failed", cause="refused", reason="no such thing")
+    say(unlucky, "failed", cause="killed", reason="SIGKILL")
+    say(wanted, "failed", cause="refused", reason="no such thing")
+    wanted.give_order("go", "again")
+    answer(monkeypatch, {"7": OVER})
+    seen = tend.look(root, names)
+    assert [(seen[name].state, seen[name].open) for name in names] == [
+        ("failed", False),
+        ("stopped", True),
+        ("stopped", True),
+    ]
 
 
 def test_a_keeper_stays_while_anything_is_undecided(monkeypatch, capsys):
