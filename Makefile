@@ -42,10 +42,11 @@ check: $(TORCH)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-# The browser's tests come after the others: the server and the browser are two processes already.
+# What needs processes of its own comes after the others: a browser and its server, and a whole SLURM.
+APART := tests/test_browser.py tests/test_one_machine.py tests/test_slurm.py tests/test_chaos.py
 test: check
-	$(BIN)/pytest -n 2 --ignore tests/test_browser.py
-	$(BIN)/pytest tests/test_browser.py
+	$(BIN)/pytest -n 2 $(addprefix --ignore ,$(APART))
+	$(BIN)/pytest $(APART)
 
 clean:
 	rm -rf .venv

@@ -43,13 +43,23 @@ OPEN = 10
 PER_ARRAY = 1000
 
 
+COMMAND = """
+import atexit, re, runpy, sys
+from pathlib import Path
+peak = Path(sys.argv.pop(1))
+atexit.register(lambda: peak.write_text(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+runpy.run_module("mac_bench", run_name="__main__", alter_sys=True)
+"""
+"""`mac-bench`, which also writes down its peak memory in kB: what wait4 tells may be that of the process before"""
+
+
 class Call(NamedTuple):
     """One command, measured."""
 
     seconds: float
     processor_s: float
     memory_mb: float
-    """the largest of its own and its children's"""
+    """of the command itself"""
     slurm: Counter[str]
     """how often each of SLURM's commands was called"""
     said: str
@@ -58,10 +68,11 @@ class Call(NamedTuple):
 def call(arguments: list[str], environment: Mapping[str, str], counted: Path) -> Call:
     """`mac-bench` with these arguments. Fails where it does."""
     counted.write_text("")
+    peak = counted.with_name("peak")
     with tempfile.TemporaryFile("w+") as said:
         began = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "mac_bench", *arguments], env=environment, stdout=said, stderr=said
+            [sys.executable, "-c", COMMAND, str(peak), *arguments], env=environment, stdout=said, stderr=said
         )
         _, code, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
@@ -71,7 +82,9 @@ def call(arguments: list[str], environment: Mapping[str, str], counted: Path) ->
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(arguments)}: {text}")
     slurm = Counter(counted.read_text().split())
-    return Call(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, slurm, text.strip().splitlines()[-1])
+    return Call(
+        seconds, used.ru_utime + used.ru_stime, int(peak.read_text()) / 1024, slurm, text.strip().splitlines()[-1]
+    )
 
 
 def wrapped(folder: Path, counted: Path) -> str:

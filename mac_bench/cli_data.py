@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -152,6 +152,9 @@ def data_generate(
     seed: Annotated[int, typer.Option(help="Another seed gives other data.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes; each makes whole shards.")] = 1,
     name: Annotated[str | None, typer.Option(help="Folder inside DATA (default: NAME).")] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="On a cluster: shards are made by jobs with this profile.")
+    ] = None,
     data: Data = DATA,
 ) -> None:
     """Make data with the benchmark's own scripted policies. A call that was interrupted can be repeated."""
@@ -165,7 +168,9 @@ def data_generate(
         episodes = max(1, 1_000_000 // (length or length_of(dataset)))
     if shards is None:  # small enough that an interruption costs little, and one for every worker
         shards = min(episodes, max(workers, round(episodes * (length or length_of(dataset)) / 100_000)))
-    options = {"length": length, "shards": shards, "seed": seed, "workers": workers, "name": name}
+    options = {"length": length, "shards": shards, "seed": seed, "name": name}
+    if profile is not None and _sent(data.absolute(), profile, {"dataset": dataset, "episodes": episodes, **options}):
+        return
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
     line = bar.add_task("episodes", total=None)
 
@@ -174,10 +179,28 @@ def data_generate(
         bar.update(line, completed=done, total=total)
 
     try:
-        folder = generate.generate(dataset, data, episodes=episodes, progress=show, **options)
+        folder = generate.generate(dataset, data, episodes=episodes, workers=workers, progress=show, **options)
     finally:
         bar.stop()
     print(folder)
+
+
+def _sent(data: Path, profile: str, settings: dict[str, Any]) -> bool:
+    """Submit what is missing; False where nothing is, so that only the manifest is left to write.
+
+    Raises UserError where the cluster refused some.
+    """
+    from slurm import data as making
+    from slurm import profile as profiles
+
+    sending = making.send(data, profiles.load(profile), settings)
+    if sending is None:
+        return False
+    jobs = f" as {', '.join(sending.jobs)}" if sending.jobs else ""
+    print(f"{sending.submitted} shards submitted{jobs}; {sending.in_hands} were in the queue already")
+    if sending.refused:
+        raise UserError(f"the cluster refused the other {sending.missing}: {sending.refused}; repeat it later")
+    return True
 
 
 @data_app.command("prepare")

@@ -2,6 +2,7 @@
 
 import getpass
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -15,7 +16,9 @@ from mac_bench.errors import UserError, unknown
 from mac_bench.record import RunFolder
 
 if TYPE_CHECKING:
-    from slurm.submit import Sent
+    from mac_bench.suite import Member
+    from slurm.profile import Profile
+    from slurm.submit import Ask, Sent
 
 Labels = Annotated[list[str] | None, typer.Option("--agent", help="Only runs with this label; repeat for more.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only runs on this task; repeat for more.")]
@@ -26,6 +29,8 @@ ProfileName = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="SUITE", help="A suite that was started.")]
 WORDS = {"hold": "held", "cancel": "cancelled"}
+UNSENT = ("waiting", "stopped", "lost", "failed")
+"""states of runs that nobody has, and nobody said are not wanted"""
 POLL_S, SLOWEST_S = 40.0, 180.0
 """between questions to SLURM: reset whenever something changed, longer while nothing does"""
 
@@ -150,27 +155,34 @@ def submit(
     fresh.resources = {run: member.resources for run, member in members.items() if member.resources.asks()}
     if dry_run:
         fresh.code = str(root / "code" / "SNAPSHOT")
-        asks = [submit.Ask(line.run, asked.with_(members[line.run].resources)) for line in chosen]
+        states = tend.look(root, [line.run for line in chosen])
+        asks = [_ask(asked, members[line.run]) for line in chosen if states[line.run].state in UNSENT]
         for array in submit.arrays(asks, cluster.limits().array_size if cluster.available() else 1001):
             print(submit.text(fresh, root, array))
         return
     fresh.code = str(snapshot.take(root, [member.run.agent for member in members.values()]))
     suites.write_membership(root, loaded, list(members.values()))
     with submission.lock(root):
+        tend.settle(root)
         states = tend.look(root, [line.run for line in chosen])
-        asks = []
-        for line in chosen:
-            if states[line.run].state in ("waiting", "stopped", "lost", "failed") and not states[line.run].dead:
-                RunFolder.create(root, members[line.run].run)
-                asks.append(submit.Ask(line.run, asked.with_(members[line.run].resources)))
+        wanted = [line.run for line in chosen if states[line.run].state in UNSENT]
+        for run in wanted:
+            RunFolder.create(root, members[run].run)
+        asks = [_ask(asked, members[run]) for run in wanted]
         sent = submit.send(fresh, root, asks) if asks else submit.Sent(fresh, None)
-    console.print(f"{overview.plural(sent.accepted, 'run')} of {len(chosen):,} submitted{_where(sent)}")
+    others = Counter(states[line.run].state for line in chosen if line.run not in wanted)
+    left = "".join(f"; {number:,} {state}" for state, number in others.items())
+    console.print(f"{overview.plural(sent.accepted, 'run')} of {len(chosen):,} submitted{_where(sent)}{left}")
     if sent.refused:
-        left = len(asks) - sent.accepted
-        raise UserError(
-            f"the cluster refused the other {overview.plural(left, 'run')}: {sent.refused}; repeat it later"
-        )
+        rest = overview.plural(len(asks) - sent.accepted, "run")
+        raise UserError(f"the cluster refused the other {rest}: {sent.refused}; repeat it later")
     console.print(f"[dim]mac-bench status {loaded.name} | watch {loaded.name} | cancel {loaded.name}[/]")
+
+
+def _ask(profile: "Profile", member: "Member") -> "Ask":
+    from slurm.submit import Ask
+
+    return Ask(member.run.id, profile.with_(member.resources))
 
 
 def watch(

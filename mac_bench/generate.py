@@ -4,7 +4,9 @@ A data set is a folder of shards, each one training file and one validation file
 `manifest.json`, written last. A shard is a function of (parameters, shard number) alone.
 """
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +16,14 @@ import numpy as np
 from mac_bench import tasks
 from mac_bench.collectors import Columns, collector, length_of, noise_of
 from mac_bench.errors import UserError
-from mac_bench.files import sha256, write_arrays
+from mac_bench.files import sha256, write_arrays, write_text
 from mac_bench.manifest import FETCHED, MANIFEST, UNFINISHED, read_manifest, write_unfinished
 from mac_bench.workers import spread
 
 VERSION = 1
 """bumped whenever the same parameters give other data"""
+PARTS = "parts"
+"""folder inside: what is made by many processes at a time, each part with a manifest of its own"""
 VALIDATION_SHARE = 10
 """one validation episode for so many training episodes, and at least one in each shard"""
 
@@ -57,25 +61,70 @@ def generate(
     """
     parameters = _parameters(dataset, episodes, length, shards, seed)
     folder = root / (name or dataset)
-    known = _known(folder, parameters)
-    todo = [shard for shard in _plan(folder, parameters) if not _whole(folder, known, shard.stem)]
+    known, todo = _missing(folder, parameters)
     if todo or (folder / UNFINISHED).exists() or not known:
         _check_versions(folder, known, todo)
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = {"parameters": parameters, "versions": _versions(), "files": known.get("files", {})}
-        for shard in todo:
-            for file in _names(shard.stem):
-                manifest["files"].pop(file, None)
-        write_unfinished(folder, manifest)
+        manifest = _begin(folder, parameters, known, todo)
         for made in _make_all(todo, workers, progress or (lambda done, total: None)):
             manifest["files"] |= made
             write_unfinished(folder, manifest)
         manifest["files"] = dict(sorted(manifest["files"].items()))
         write_unfinished(folder, manifest)
         os.replace(folder / UNFINISHED, folder / MANIFEST)
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
         for left in folder.glob(".*.tmp"):  # of calls that were killed
             left.unlink(missing_ok=True)
     return folder
+
+
+def missing(
+    dataset: str,
+    root: Path,
+    *,
+    episodes: int,
+    length: int | None = None,
+    shards: int = 1,
+    seed: int = 0,
+    name: str | None = None,
+) -> list[int]:
+    """Numbers of the shards that `generate` would make; `make_part` may make them, anywhere and in any order, and then
+    `generate` finds them. Raises UserError as `generate` does."""
+    parameters = _parameters(dataset, episodes, length, shards, seed)
+    folder = root / (name or dataset)
+    known, todo = _missing(folder, parameters)
+    _check_versions(folder, known, todo)
+    if todo and not (folder / UNFINISHED).exists():
+        _begin(folder, parameters, known, todo)
+    return [shard.number for shard in todo]
+
+
+def make_part(root: Path, settings: dict[str, Any], number: int) -> None:
+    """Make one shard of what `generate(root=root, **settings)` makes, and record it in a file of its own, so that any
+    number of processes can do this at the same time."""
+    own: dict[str, Any] = {key: settings[key] for key in ("episodes", "length", "shards", "seed")}
+    parameters = _parameters(settings["dataset"], **own)
+    folder = root / (settings["name"] or settings["dataset"])
+    shard = _plan(folder, parameters)[number]
+    part = folder / PARTS / f"{shard.stem}.json"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    made = {"parameters": parameters, "versions": _versions(), "files": _make(shard)}
+    write_text(part, json.dumps(made, indent=1) + "\n")
+
+
+def _missing(folder: Path, parameters: dict[str, Any]) -> tuple[dict[str, Any], list[Shard]]:
+    """The manifest as it is now, and the shards that are not there as they were made."""
+    known = _known(folder, parameters)
+    return known, [shard for shard in _plan(folder, parameters) if not _whole(folder, known, shard.stem)]
+
+
+def _begin(folder: Path, parameters: dict[str, Any], known: dict[str, Any], todo: list[Shard]) -> dict[str, Any]:
+    """Show that the folder is not finished; returns its manifest without what is to be made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    again = {file for shard in todo for file in _names(shard.stem)}
+    files = {file: entry for file, entry in known.get("files", {}).items() if file not in again}
+    manifest = {"parameters": parameters, "versions": _versions(), "files": files}
+    write_unfinished(folder, manifest)
+    return manifest
 
 
 def _parameters(dataset: str, episodes: int, length: int | None, shards: int, seed: int) -> dict[str, Any]:
@@ -118,8 +167,13 @@ def _names(stem: str) -> tuple[str, str]:
 
 
 def _known(folder: Path, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of what is in the folder, finished or not; empty where there is nothing."""
+    """The manifest of what is in the folder, finished or not, with the parts that were made elsewhere; empty where
+    there is nothing."""
     known = read_manifest(folder)
+    for part in sorted((folder / PARTS).glob("*.json")):
+        made = json.loads(part.read_text())
+        if made["parameters"] == parameters and made["versions"] == known.get("versions"):
+            known["files"] = known["files"] | made["files"]
     if FETCHED in known or (not known and list(folder.glob("*.npz"))):
         raise UserError(f"{folder}: holds data that was not made here; choose another name")
     found = known.get("parameters", parameters)

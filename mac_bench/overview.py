@@ -69,11 +69,11 @@ def entries(root: Path, suite: str | None = None) -> list[Entry]:
     for member in (member for name in suites for member in membership(root, name)):
         members.setdefault(member["run"], member)
     found = {run: _entry(root, run, member["label"], member["config"]) for run, member in members.items()}
-    for path in sorted(root.glob("*/config.json")) if suite is None else []:
-        if path.parent.name not in found:
-            with suppress(UserError):  # one damaged folder must not hide the others; `collect` names it
-                run = RunFolder(path.parent).config()
-                found[path.parent.name] = entry(root, run.agent, run)
+    others = [path for path in root.glob("*/config.json") if path.parent.name not in found] if suite is None else []
+    for path in sorted(others):
+        with suppress(UserError):  # one damaged folder must not hide the others; `collect` names it
+            run = RunFolder(path.parent).config()
+            found[path.parent.name] = entry(root, run.agent, run)
     if not found:
         raise UserError(f"no runs under {root}; start some with `mac-bench run SUITE`, or name another --runs")
     return list(found.values())
@@ -260,4 +260,6 @@ def _progress(root: Path, line: Entry) -> list[str]:
 def _entry(root: Path, run: str, label: str, config: dict[str, Any]) -> Entry:
     folder = RunFolder(root / run)
     status = status_of(folder)
-    return Entry(run, label, config["task"], config["seed"], config["steps"], status, *standing(status, folder.order()))
+    # no order changes what is finished
+    order = None if status and status.state == "finished" else folder.order()
+    return Entry(run, label, config["task"], config["seed"], config["steps"], status, *standing(status, order))

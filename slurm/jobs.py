@@ -16,7 +16,7 @@ from mac_bench.overview import status_of
 from mac_bench.record import JOB, RunFolder
 from mac_bench.signals import listening
 from mac_bench.suite import Member
-from slurm import cluster, ends, submission, tend
+from slurm import cluster, data, ends, submission, tend
 from slurm.ends import End
 from slurm.places import places
 from slurm.pool import Queue, train_command
@@ -85,6 +85,16 @@ def keep(root: str) -> None:
             if not tended.late:
                 return
         time.sleep(LATE_S)
+
+
+def make_data(root: str, name: str, array: int, element: int) -> None:
+    """Make the shards of data of one element of an array."""
+    data.make(Path(root), submission.read(Path(root), name), array, element)
+
+
+def finish_data(root: str, name: str) -> None:
+    """Put the manifest of data together; leaves with exit code 1 where shards are missing."""
+    print(f"mac-bench: {data.finish(Path(root), submission.read(Path(root), name))} is complete", flush=True)
 
 
 def probe(root: str, answer: str) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -77,6 +77,8 @@ class Submission(pydantic.BaseModel):
     arrays: list[Array] = []
     runs: list[str] = []
     """of a local queue"""
+    making: dict[str, Any] = {}
+    """what `generate.generate` is given, where data are made: its runs are then numbers of shards"""
     keepers: list[str] = []
     """jobs that continue what died"""
 

@@ -81,10 +81,11 @@ def chain(number: int, found: Sequence[Array]) -> int | None:
     return before if before >= 0 else None
 
 
-def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
+def send(sent: Submission, root: Path, asks: Sequence[Ask], function: str = "work") -> Sent:
     """Submit runs, array by array. What the cluster refuses stays as it is, for the next time.
 
-    Raises UserError where the cluster does not answer, or the folder of runs has a name that sbatch cannot read.
+    `function` of `slurm/jobs.py` does an element. Raises UserError where the cluster does not answer, or the folder of
+    runs has a name that sbatch cannot read.
     """
     from slurm import jobs  # which submit as well
 
@@ -96,7 +97,7 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
         dependency = f"afterany:{sent.arrays[before].job}" if before is not None else None
         work = [(str(root), sent.id, number, element) for element in range(len(array.packs))]
         try:
-            job = _avoiding(sent, root, array, jobs.work, work, dependency)
+            job = _avoiding(sent, root, array, getattr(jobs, function), work, dependency)
         except UserError as error:
             if number == 0:  # nothing was sent
                 shutil.rmtree(submission.folder(root, sent.id), ignore_errors=True)
@@ -114,13 +115,22 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask]) -> Sent:
     return Sent(sent, None)
 
 
-def single(sent: Submission, root: Path, profile: Profile, function: str, arguments: tuple[str, ...]) -> str:
-    """Id of a job that does one function of `slurm/jobs.py`. Raises UserError with what sbatch said."""
+def single(
+    sent: Submission,
+    root: Path,
+    profile: Profile,
+    function: str,
+    arguments: tuple[str, ...],
+    after: Sequence[str] = (),
+) -> str:
+    """Id of a job that does one function of `slurm/jobs.py`, once the jobs `after` are over, however they ended. Raises
+    UserError with what sbatch said."""
     from slurm import jobs  # which submit as well
 
     check_root(root)
     submission.write(root, sent)
-    return _sbatch(sent, root, Array(profile=profile, packs=[[]]), getattr(jobs, function), [arguments], None)
+    dependency = ":".join(("afterany", *after)) if after else None
+    return _sbatch(sent, root, Array(profile=profile, packs=[[]]), getattr(jobs, function), [arguments], dependency)
 
 
 def keeper_of(profile: Profile) -> Profile:

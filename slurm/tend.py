@@ -90,14 +90,22 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
 def tend(root: Path) -> Tended:
     """Write down how runs ended whose jobs are over, and submit again what is to go on. Safe to call at any time."""
     with submission.lock(root):
-        where = submission.latest(submission.everything(root))
-        mine = [run for run, (sent, name) in where.items() if sent.place == "slurm"]
-        seen = look(root, mine)
-        dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
-        settled = {run: job for run, job in dead.items() if _certain(root, where[run], run, job)}
-        ended = [run for run, job in settled.items() if _conclude(root, where[run], run, job)]
+        seen, ended, late = settle(root)
         done = send_again(root, [*ended, *(run for run, each in seen.items() if each.free)])
-        return done._replace(late=len(dead) - len(settled))
+        return done._replace(late=late)
+
+
+def settle(root: Path) -> tuple[dict[str, Seen], list[str], int]:
+    """Write down how runs ended whose jobs are over, for a caller that has the lock.
+
+    Returns how all runs on the cluster were seen before, which of them ended, and of how many that is not sure yet.
+    """
+    where = submission.latest(submission.everything(root))
+    seen = look(root, [run for run, (sent, _) in where.items() if sent.place == "slurm"])
+    dead = {run: each.dead for run, each in seen.items() if each.dead is not None}
+    certain = {run: job for run, job in dead.items() if _certain(root, where[run], run, job)}
+    ended = [run for run, job in certain.items() if _conclude(root, where[run], run, job)]
+    return seen, ended, len(dead) - len(certain)
 
 
 def resubmit(root: Path, runs: Sequence[str]) -> Tended:

@@ -36,6 +36,18 @@ def test_runs_are_spread_over_gpus_and_share_their_memory(machine):
     assert "XLA_CLIENT_MEM_FRACTION" not in places.places(2)[0].environment, "alone on a GPU, nothing is limited"
 
 
+@pytest.mark.parametrize("users", [{}, {"XLA_CLIENT_MEM_FRACTION": "0.3"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}])
+def test_jax_takes_the_share_of_memory_that_it_is_given(machine, monkeypatch, users):
+    from jaxlib import xla_client
+
+    for name, value in users.items():
+        monkeypatch.setenv(name, value)
+    for name, value in places.places(4)[0].environment.items():
+        monkeypatch.setenv(name, value)
+    # it raises where both of its names are set
+    assert xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"] == (0.3 if users else 0.45)
+
+
 def test_a_machine_without_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert places.gpus() == []
