@@ -1,6 +1,7 @@
 """What state runs are in by all that is known, in the order of truth, and what is done about those that died."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mac_bench.config import Resources
 from mac_bench.errors import UserError
 from mac_bench.overview import status_of
 from mac_bench.record import SILENCE_S, RunFolder
-from slurm import cluster, jobs, orders, submission, tend
+from slurm import cluster, jobs, orders, probe, submission, tend
 from slurm.cluster import Job
 
 RUNNING, PENDING, OVER = Job("RUNNING", node="n1"), Job("PENDING", "Resources"), Job("FAILED", node="n1")
@@ -179,7 +180,7 @@ def test_what_dies_again_and_again_is_given_up(monkeypatch, tmp_path, root, quic
         answer(monkeypatch, {str(job): OVER})
         given_up += tend.tend(root).given_up
     assert given_up == 1 and len(submission.everything(root)) == 10
-    assert status_of(folder).state == "failed"
+    assert status_of(folder).state == "failed" and list(folder.read())[-1]["final"] is True
     assert (
         status_of(folder).reason
         == "no progress in 10 attempts: its job ended as FAILED, without a word of this run (n1)"
@@ -414,6 +415,38 @@ def test_a_keeper_stays_while_anything_is_undecided(monkeypatch, capsys):
     jobs.keep("runs")
     assert not came and len(naps) == 2
     assert "1 continued, 0 given up, 0 undecided" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        (None, "FAILED, and no output in .*: is .* on a disk that nodes share. name another --runs"),
+        ("python: not found\n", "FAILED: python: not found .all of it: .*"),
+        ("", "FAILED: it printed nothing .*"),
+    ],
+)
+def test_a_trial_that_fails_says_why(monkeypatch, root, printed, said):
+    monkeypatch.setattr(probe, "LATE_S", 0)
+    answer(monkeypatch, {"7": OVER})
+    folder = root / "jobs" / "trial"
+    (folder / "log").mkdir(parents=True)
+    if printed is not None:
+        (folder / "log" / "7_0_log.out").write_text(printed)
+    found = probe._awaited("7", root, folder / "answer.json", 60)
+    assert found.level == "broken" and re.fullmatch(said, found.text)
+
+
+def test_a_trial_that_works_or_waits_too_long(monkeypatch, root):
+    told = []
+    monkeypatch.setattr(cluster, "tell", lambda verb, names: told.append((verb, names)))
+    monkeypatch.setattr(probe, "POLL_S", 0)
+    answer(monkeypatch, {"7": PENDING})
+    file = root / "jobs" / "trial" / "answer.json"
+    file.parent.mkdir(parents=True)
+    found = probe._awaited("7", root, file, 0.05)
+    assert (found.level, told) == ("absent", [("cancel", ["7"])]) and "PENDING Resources" in found.text
+    file.write_text('{"host": "n1", "jax": "0.5 on cpu"}')
+    assert probe._awaited("7", root, file, 1).text == f"ran on n1 and sees {root}; jax 0.5 on cpu"
 
 
 def test_jobs_in_which_others_wait_are_left_alone(monkeypatch, root):
