@@ -80,7 +80,7 @@ def test_what_is_not_known_is_said_to_be_unknown(monkeypatch, root):
     assert look(monkeypatch, root, {}).reason == "SLURM knows nothing of job 7"
 
 
-def test_an_element_that_slurm_has_no_record_of_was_taken_out_of_the_queue(monkeypatch, root):
+def test_an_element_that_slurm_has_no_record_of_was_taken_out_of_the_queue(monkeypatch, tmp_path, root):
     began, removed = folders(root, 2)
     names = [began.path.name, removed.path.name]
     made = sent(root, [[name] for name in names] + [["other"]])
@@ -89,9 +89,15 @@ def test_an_element_that_slurm_has_no_record_of_was_taken_out_of_the_queue(monke
     (log / "7_0_0_log.out").write_text("")
     answer(monkeypatch, {})
     assert [tend.look(root, names)[name].state for name in names] == ["unknown", "unknown"]
+    assert [tend.look(root, names)[name].dead for name in names] == [Job(""), None]
+    answer(monkeypatch, SILENT)
+    assert tend.look(root, names)[names[0]].dead is None
     monkeypatch.setattr(cluster, "jobs", lambda wanted: {"7": RUNNING, "7_2": RUNNING})
     seen = tend.look(root, names)
-    assert seen[names[1]].dead == Job("CANCELLED") and seen[names[0]].dead is None
+    assert seen[names[1]].dead == Job("CANCELLED") and seen[names[0]].dead == Job("")
+    fake_slurm(monkeypatch, tmp_path)
+    assert tend.tend(root).continued == 1
+    assert status_of(began).cause == "job lost" and removed.order().wish == "cancel"
 
 
 @pytest.mark.parametrize("wish", ["hold", "cancel"])
