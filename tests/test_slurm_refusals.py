@@ -51,9 +51,10 @@ def test_what_is_wrong_is_said_before_anything_is_queued(bench, cluster, tmp_pat
     bench.environment["PATH"] = str(tmp_path)
     assert refused(bench, "submit", suite, "--profile", node, data=True).startswith("no sbatch on this machine: log in")
     assert refused(bench, "doctor", "--profile", node).startswith("no sbatch on this machine")
+    before = set(bench.root.rglob("*"))
     text = bench.call("submit", suite, "--profile", node, "--dry-run", data=True)
     assert text.startswith("#!/bin/bash") and "#SBATCH --mem=308MB" in text, "a dry run needs no SLURM"
-    assert not list(bench.root.glob("jobs/*")) and not list(bench.root.glob("code/*"))
+    assert set(bench.root.rglob("*")) == before
 
 
 def test_names_that_no_run_has_are_answered_with_those_that_are(bench):

@@ -125,6 +125,11 @@ def test_what_was_learned_changes_what_is_asked_for(sharing, shared):
     assert "#SBATCH --mem=36864MB" in text
 
 
+def test_memory_is_never_less_than_asked_for():
+    asked = CPU.model_copy(update={"memory_gb": 0.3})
+    assert "#SBATCH --mem=308MB" in submit.text(fresh(Path("/r")), Path("/r"), Array(profile=asked, packs=[["a"]]))
+
+
 def test_a_small_cluster_refuses_the_second_array_and_its_runs_stay(monkeypatch, tmp_path, root):
     kept = fake_slurm(monkeypatch, tmp_path, accepts=1, array_size=2)
     asked = CPU.model_copy(update={"runs_per_job": 2, "keeper": False})
