@@ -459,12 +459,32 @@ def test_jobs_in_which_others_wait_are_left_alone(monkeypatch, root):
     told = []
     monkeypatch.setattr(cluster, "available", lambda: True)
     monkeypatch.setattr(cluster, "tell", lambda verb, names: told.append((verb, list(names))) or [])
-    a, b, c = folders(root, 3)
-    sent(root, [[a.path.name, b.path.name], [c.path.name]])
-    answer(monkeypatch, {"7_0": PENDING, "7_1": PENDING})
+    a, b, c, d, done, e, f, go = folders(root, 8)
+    sent(
+        root,
+        [
+            [a.path.name, b.path.name],
+            [c.path.name],
+            [d.path.name],
+            [done.path.name, e.path.name],
+            [f.path.name, go.path.name],
+        ],
+    )
+    say(done, "finished", step=1000)
+    go.give_order("go", "on")
+    answer(monkeypatch, {"7_0": PENDING, "7_1": PENDING, "7_2": RUNNING, "7_3": PENDING, "7_4": PENDING})
     orders.stop(root, [a.path.name, c.path.name], "cancel", "by me")
     orders.stop(root, [b.path.name], "cancel", "by me")
-    assert told == [("cancel", ["7_1"]), ("cancel", ["7_0"])]
+    orders.stop(root, [d.path.name], "cancel", "by me")
+    orders.stop(root, [e.path.name], "hold", "by me")
+    orders.stop(root, [f.path.name], "hold", "by me")
+    assert told == [
+        ("cancel", ["7_1"]),
+        ("cancel", ["7_0"]),
+        ("cancel", []),  # who trains it looks
+        ("hold", ["7_3"]),  # the other one is done
+        ("hold", []),  # the other one is to go on, as was said
+    ]
     assert all(folder.order().wish == "cancel" for folder in (a, b, c))
 
 
