@@ -1,17 +1,23 @@
 """Updates per second of a method, its parameters, the operations of one update, and how much of this machine's matrix
 rate that is.
 
-    python benchmarks/update.py [--seconds 20] [--all | --only mopo leq | --suite mac-family] [--rounds] [--csv FILE]
+    python benchmarks/update.py [--seconds 20] [--all | --only mopo leq | --suite ablations d4rl-mujoco] [--csv FILE]
 
-Without --all: MAC, at the paper's size and at the quickstart's. With it: every agent at its default size, on data like
-cube-double's. All rates are measured in one run, one after the other, so that their ratios hold on a busy machine too.
-Batches are drawn beside the updates, and nobody waits for an update, as in training. A Dyna-style method's round of
-imagination, one in a thousand updates, is made small and not measured, but with --rounds, which is for GPUs.
+Without --all: MAC, at the paper's size and at the quickstart's. With it: every agent at its default size. With --suite:
+each size of each agent in these suites once. Data are like cube-double's. All rates are measured in one run, one after
+the other, so that their ratios hold on a busy machine too. Batches are drawn beside the updates, and nobody waits for
+an update, as in training. A Dyna-style method's round of imagination, one in a thousand updates, is made small and not
+measured; but with --csv it is measured, and its share is part of the rate.
+
+--csv adds the rates to a table that `mac-bench plan --cost` reads, `suites/rates.csv`: a row of the same agent,
+settings, sizes and device is replaced. It says the device and its matrix rate, which shows how busy it was; --note says
+what else should be known of the machine.
 """
 
 import argparse
 import csv
 import datetime
+import io
 import json
 import math
 import sys
@@ -24,17 +30,17 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from mac_bench import registry
+from mac_bench import cost, registry
 from mac_bench.data import Dataset, prefetch
+from mac_bench.files import write_text
 from mac_bench.jax_agent import JaxAgent, Learner
-from mac_bench.provenance import describe, peak_memory
+from mac_bench.provenance import peak_memory
 from mac_bench.suite import expand, load
 
 QUICKSTART = Path(__file__).parent.parent / "suites" / "quickstart.yaml"
 CUBE_DOUBLE = (37, 5)
 """observation and action sizes"""
-COLUMNS = ("agent", "settings", "device", "updates_per_s", "command", "date")
-"""of --csv; settings are those that are not the agent's defaults"""
+NOT_TRAINED = ("oracle", "random_actions")
 
 
 def quickstart() -> dict[str, Any]:
@@ -126,10 +132,8 @@ def finished(metrics: Any) -> None:
         float(value)
 
 
-def measure(
-    name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds: float, whole: int = 1
-) -> tuple[Any, float, Any]:
-    """An agent, its updates per second over a multiple of `whole` updates, and a batch."""
+def measure(name: str, settings: dict[str, Any], sizes: tuple[int, int], seconds: float) -> tuple[Any, float, Any]:
+    """An agent, its updates per second, and the batch."""
     logged = data(*sizes)
     agent = registry.make(name, settings, logged, 0)
     finish_pretraining(agent)
@@ -138,13 +142,53 @@ def measure(
 
     def rate(number: int) -> float:
         began, metrics = time.perf_counter(), {}
-        for step, drawn in enumerate(prefetch(lambda step: logged.sample(agent.sampling, 0, step), 1, 1 + number), 1):
-            metrics = agent.update(drawn, step)
+        for drawn in prefetch(lambda step: logged.sample(agent.sampling, 0, step), 1, 1 + number):
+            metrics = agent.update(drawn, 2)  # a step without a round of imagination
         finished(metrics)
         return number / (time.perf_counter() - began)
 
     number = seconds * rate(3)  # few to begin with, then as many as take the time
-    return agent, rate(max(1, math.ceil(number / whole)) * whole), batch
+    return agent, rate(max(1, math.ceil(number))), batch
+
+
+def with_rounds(agent: Any, batch: Any, per_s: float, every: int) -> float:
+    """The rate, with the share of a round of imagination, which the update of each `every`-th step begins with."""
+    began = time.perf_counter()
+    finished(agent.update(batch, every))
+    extra = max(0.0, time.perf_counter() - began - 1 / per_s)
+    return 1 / (1 / per_s + extra / every)
+
+
+def device_of(agent: Any) -> str:
+    """As runs record it."""
+    if isinstance(agent, JaxAgent):
+        return jax.devices()[0].device_kind
+    import torch
+
+    on_gpu = next(agent.method.parameters()).device.type == "cuda"
+    return torch.cuda.get_device_name() if on_gpu else "cpu"
+
+
+def sizes_of(suites: list[str]) -> dict[str, tuple[str, dict[str, Any], tuple[int, int]]]:
+    """One case for each size of an agent: its settings but for the defaults, and for those that change no work."""
+    found = {}
+    for run in (member.run for name in suites for member in expand(load(Path(name)))):
+        if run.agent not in NOT_TRAINED:
+            default = registry.defaults(run.agent)
+            other = {key: value for key, value in run.settings.items() if value != default.get(key)}
+            found.setdefault(cost.work(run.agent, run.settings), (run.agent, other, CUBE_DOUBLE))
+    return {f"{name} {json.dumps(other)}": case for case in found.values() for name, other, _ in [case]}
+
+
+def add(path: Path, row: dict[str, Any]) -> None:
+    """Put a row into a table of rates, in the place of one of the same case."""
+    same = cost.COLUMNS[: cost.COLUMNS.index("updates_per_s")]
+    kept = [old for old in (cost.read(path) if path.exists() else []) if any(old[k] != str(row[k]) for k in same)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, cost.COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted([*kept, row], key=lambda one: [str(one[k]) for k in ("device", *same)]))
+    write_text(path, text.getvalue())
 
 
 def main() -> None:
@@ -152,58 +196,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="measuring time for each")
     parser.add_argument("--all", action="store_true", help="every agent at its default size")
-    parser.add_argument("--only", nargs="+", help="these agents at their default size, or these of the suite")
-    parser.add_argument("--suite", help="the agents of a suite with its settings")
-    parser.add_argument("--rounds", action="store_true", help="whole rounds of imagination, at their full size")
-    parser.add_argument("--csv", type=Path, help="add a line for each to this file")
+    parser.add_argument("--only", nargs="+", help="these agents at their default size")
+    parser.add_argument("--suite", nargs="+", help="every size of every agent in these suites")
+    parser.add_argument("--csv", type=Path, help="table of rates to add to")
+    parser.add_argument("--note", default="", help="with --csv: what else should be known of the machine")
     options = parser.parse_args()
+    if options.suite:
+        cases = sizes_of(options.suite)
+    elif options.all or options.only:
+        names = [name for name in options.only or registry.names() if name not in NOT_TRAINED]
+        cases = {name: (name, {}, CUBE_DOUBLE) for name in names}
+    else:
+        cases = {"paper": ("mac", {}, CUBE_DOUBLE), "quickstart": ("mac", quickstart(), (2, 2))}
     rate = None
-    for title, (name, settings, sizes) in cases(options).items():
-        whole = 1
-        if "rollout_every" in (full := registry.settings(name, settings, title).model_dump()):
-            whole = full["rollout_every"] if options.rounds else 1
-            settings = settings if options.rounds else {**settings, "rollout_batch": 1024}
-        agent, per_s, batch = measure(name, settings, sizes, options.seconds, whole)
+    for title, (name, settings, sizes) in cases.items():
+        rounds = "rollout_every" in registry.module(name).Config.model_fields
+        small = {"rollout_batch": 1024} if rounds and not options.csv else {}
+        agent, per_s, batch = measure(name, small | settings, sizes, options.seconds)
         flops, memory = operations(agent, batch), peak_memory()
         if rate is None:  # not earlier: its matrices would count as memory of the first agent
             rate = matrix_rate(min(3.0, options.seconds))
             print(f"{jax.devices()[0].device_kind}: matrix product {rate / 1e9:.1f} GFLOP/s")
         print(
-            f"{title:>20}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
+            f"{title:>10}: {per_s:8.2f} updates/s, {flops / 1e9:9.2f} GFLOP each, "
             f"{per_s * flops / rate:5.0%} of the matrix rate, {parameters(agent) / 1e6:6.2f} M parameters, "
             f"{memory.get('device_memory_mb', memory['memory_mb']):.0f} MB at most so far",
             flush=True,
         )
         if options.csv:
-            write(options.csv, name, settings, per_s)
-
-
-def cases(options: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any], tuple[int, int]]]:
-    """Title -> agent, settings, and sizes of the data."""
-    if options.suite:
-        found = {member.label: member.run for member in expand(load(Path(options.suite)))}
-        labels = options.only or list(found)
-        if unknown := [label for label in labels if label not in found]:
-            raise SystemExit(f"{options.suite} has no {', '.join(unknown)}; there are: {', '.join(found)}")
-        return {label: (found[label].agent, found[label].settings, CUBE_DOUBLE) for label in labels}
-    if options.all or options.only:
-        names = [name for name in options.only or registry.names() if name != "random_actions"]
-        return {name: (name, {}, CUBE_DOUBLE) for name in names}
-    return {"paper": ("mac", {}, CUBE_DOUBLE), "quickstart": ("mac", quickstart(), (2, 2))}
-
-
-def write(path: Path, name: str, settings: dict[str, Any], per_s: float) -> None:
-    """Add a line to the table of rates."""
-    usual = registry.defaults(name)
-    other = {key: value for key, value in settings.items() if value != usual.get(key)}
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        command = " ".join(["python", *sys.argv])
-        today = datetime.datetime.now(datetime.UTC).date()
-        writer.writerow([name, json.dumps(other), describe()["device"], f"{per_s:.1f}", command, today])
+            if rounds:
+                every = registry.settings(name, settings, title).model_dump()["rollout_every"]
+                per_s = with_rounds(agent, batch, per_s, every)
+            row = {"agent": name, "settings": json.dumps(settings, sort_keys=True), "goals": 0}
+            row |= {"note": "; ".join(filter(None, [options.note, f"matrix product {rate / 1e9:.0f} GFLOP/s"]))}
+            row |= {"observations": sizes[0], "actions": sizes[1], "device": device_of(agent)}
+            row |= {"updates_per_s": f"{per_s:.4g}", "command": " ".join(["benchmarks/update.py", *sys.argv[1:]])}
+            add(options.csv, row | {"date": datetime.date.today().isoformat()})
 
 
 if __name__ == "__main__":

@@ -78,14 +78,25 @@ def _options(
 
 
 @app.command(rich_help_panel=RUNNING)
-def plan(suite: SuiteName, runs: Runs = RUNS, data: Data = DATA) -> None:
-    """Show what a suite would run, and which data it needs. Changes nothing."""
+def plan(
+    suite: SuiteName,
+    cost: Annotated[bool, typer.Option("--cost", help="Show hours instead, from measured updates per second.")] = False,
+    device: Annotated[str | None, typer.Option(help="With --cost: of the devices of this name alone.")] = None,
+    runs: Runs = RUNS,
+    data: Data = DATA,
+    database: Database = None,
+) -> None:
+    """Show what a suite would run, and which data it needs, or what it would cost. Changes nothing."""
     from mac_bench import overview
     from mac_bench.suite import missing_data
 
     console = terminal()
     loaded, members = _expand(suite)
     console.print(f"[bold]{loaded.name}[/]: {escape(loaded.about)}\n")
+    if cost:
+        from mac_bench import cost as costs
+
+        return costs.show(console, members, costs.Known(database or runs / "results.db"), device)
     overview.show(console, [overview.entry(runs, member.label, member.run) for member in members], runs, live=False)
     console.print("\ndata:")
     missing = missing_data(members, data)
@@ -247,12 +258,17 @@ def report(
     kind: Annotated[
         Literal["text", "markdown", "csv", "latex"], typer.Option("--format", help="Of the table that is printed.")
     ] = "text",
+    reproduction: Annotated[
+        Path | None, typer.Option(help="Write the papers' tables beside ours, cell by cell, to this .md file.")
+    ] = None,
     runs: Runs = RUNS,
     database: Database = None,
 ) -> None:
     """Compare the agents of a suite. Collects first, so the numbers are never stale."""
+    if reproduction is not None and reproduction.suffix != ".md":
+        raise UserError(f"--reproduction {reproduction}: it is Markdown; give a name that ends in .md")
     name = suite.stem if suite.suffix == ".yaml" else str(suite)
-    _report(terminal(), name, runs, database, kind, out)
+    _report(terminal(), name, runs, database, kind, out, reproduction)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -382,15 +398,27 @@ def _collect(runs: Path, database: Path | None, rebuild: bool = False) -> Path:
 
 
 def _report(
-    console: Console, suite: str, runs: Path, database: Path | None, kind: str = "text", out: Path | None = None
+    console: Console,
+    suite: str,
+    runs: Path,
+    database: Path | None,
+    kind: str = "text",
+    out: Path | None = None,
+    reproduction: Path | None = None,
 ) -> None:
-    from mac_bench import overview, queries, report
+    from mac_bench import overview, published, queries, report
 
-    overview.membership(runs, suite)
+    started = overview.started(runs, suite)
     database = _collect(runs, database)
-    built = report.build(queries.results(database, suite))
+    found = queries.results(database, suite)
+    built = report.build(found)
     if kind == "text":
         console.print(report.terminal(built))
+        goals = report.by_goal(found, queries.curves(database, suite, every_task=True))
+        more = {"success of each evaluation goal, in %": goals, "beside published numbers": published.brief(found)}
+        for title, frame in more.items():
+            if not frame.empty:
+                console.print(report.terminal_table(title, frame))
     else:
         print({"markdown": report.markdown, "csv": report.csv, "latex": report.latex}[kind](built), end="")
     if out:
@@ -398,3 +426,11 @@ def _report(
 
         for path in export.write(database, suite, out):
             print(path, file=sys.stderr)
+    if reproduction or (out and started.get("reproduces")):
+        from mac_bench import reproduction as compared
+        from mac_bench.files import write_text
+
+        plan = compared.Plan(started.get("reproduces", {}), tuple(started.get("checkpoints", ())))
+        path = reproduction or (out or runs) / "reproduction.md"
+        write_text(path, compared.markdown(suite, compared.cells(database, suite, plan)))
+        print(path, file=sys.stderr)

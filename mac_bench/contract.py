@@ -1,7 +1,8 @@
 """What every agent must pass, ours or a user's own: run by `tests/test_agents.py` and by `mac-bench check-agent`.
 
 The checks use small networks (every setting with `hidden` in its name becomes (32, 32)), small batches, and a toy whose
-optimal behaviour is known: points on a square that were walked towards a corner by a noisy but sensible policy.
+optimal behaviour is known: points on a square that were walked towards a corner by a noisy but sensible policy. An
+agent that can act in certain environments alone also has `toy(goals) -> Dataset` in its module: data of one of them.
 """
 
 import tempfile
@@ -88,51 +89,59 @@ def modes(name: str) -> list[bool]:
     return found
 
 
+@cache
+def _data(name: str, goals: bool) -> Dataset:
+    return getattr(registry.module(name), "toy", toy)(goals)
+
+
 def _make(name: str, goals: bool, seed: int = 0) -> Agent:
-    return registry.make(name, small(name), toy(goals), seed)
+    return registry.make(name, small(name), _data(name, goals), seed)
 
 
-def _train(agent: Agent, goals: bool, first: int, last: int) -> list[dict[str, float]]:
-    data = toy(goals)
+def _train(name: str, agent: Agent, goals: bool, first: int, last: int) -> list[dict[str, float]]:
+    data = _data(name, goals)
     return [
         {key: float(value) for key, value in agent.update(data.sample(agent.sampling, 0, step), step).items()}
         for step in range(first, last + 1)
     ]
 
 
-def _ask(agent: Agent, goals: bool, number: int = 5, seed: int = 7) -> np.ndarray:
-    data = toy(goals)
+def _ask(name: str, agent: Agent, goals: bool, number: int = 5, seed: int = 7) -> np.ndarray:
+    data = _data(name, goals)
     goal = data.goals[100 : 100 + number] if data.goals is not None else None
     return agent.act(data.observations[:number], goal, seed=seed)
 
 
 def _acts(name: str, goals: bool) -> None:
-    actions = _ask(_make(name, goals), goals)
+    actions = _ask(name, _make(name, goals), goals)
     assert isinstance(actions, np.ndarray), f"act returns {type(actions).__name__}, not a NumPy array"
-    assert actions.ndim == 3 and actions.shape[0] == 5 and actions.shape[2] == ACTION, (
-        f"act returns shape {actions.shape} for 5 environments and {ACTION} actions; it must be [5, K, {ACTION}]"
+    size = _data(name, goals).actions.shape[1]
+    assert actions.ndim == 3 and actions.shape[0] == 5 and actions.shape[2] == size, (
+        f"act returns shape {actions.shape} for 5 environments and {size} actions; it must be [5, K, {size}]"
     )
     assert actions.shape[1] >= 1 and np.abs(actions).max() <= 1, "actions must lie in [-1, 1]"
 
 
 def _repeats(name: str, goals: bool) -> None:
     first, again, other = (_make(name, goals, seed) for seed in (0, 0, 1))
-    histories = [_train(agent, goals, 1, 3) for agent in (first, again, other)]
-    np.testing.assert_array_equal(_ask(first, goals), _ask(again, goals), "the same seed gives other actions")
-    np.testing.assert_array_equal(_ask(first, goals), _ask(first, goals), "asked twice, other actions")
+    histories = [_train(name, agent, goals, 1, 3) for agent in (first, again, other)]
+    np.testing.assert_array_equal(
+        _ask(name, first, goals), _ask(name, again, goals), "the same seed gives other actions"
+    )
+    np.testing.assert_array_equal(_ask(name, first, goals), _ask(name, first, goals), "asked twice, other actions")
     if histories[0][0]:
-        assert (_ask(first, goals) != _ask(other, goals)).any(), "another seed gives the same agent"
+        assert (_ask(name, first, goals) != _ask(name, other, goals)).any(), "another seed gives the same agent"
 
 
 def _resumes(name: str, goals: bool) -> None:
     whole, before, after = (_make(name, goals) for _ in range(3))
-    expected = _train(whole, goals, 1, 6)[3:]
-    _train(before, goals, 1, 3)
+    expected = _train(name, whole, goals, 1, 6)[3:]
+    _train(name, before, goals, 1, 3)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.npz"
         before.save(path, 3)
         assert after.load(path) == 3, "load must return the step that was saved"
-        assert _train(after, goals, 4, 6) == expected, "metrics after save, load and continue differ"
+        assert _train(name, after, goals, 4, 6) == expected, "metrics after save, load and continue differ"
         ends = []
         for number, agent in enumerate((whole, after)):
             agent.save(Path(folder) / f"{number}.npz", 6)
@@ -142,7 +151,7 @@ def _resumes(name: str, goals: bool) -> None:
 
 
 def _improves(name: str, goals: bool) -> None:
-    history = _train(_make(name, goals), goals, 1, LONG)
+    history = _train(name, _make(name, goals), goals, 1, LONG)
     if not history[0]:  # an agent that learns nothing reports nothing
         return
     losses = [sum(value for key, value in m.items() if key.startswith("loss/")) for m in history]
@@ -153,8 +162,8 @@ def _improves(name: str, goals: bool) -> None:
 
 def _is_single(name: str, goals: bool) -> None:
     agent = _make(name, goals)
-    _train(agent, goals, 1, 2)
-    assert _ask(agent, goals).dtype == np.float32, "actions must be float32"
+    _train(name, agent, goals, 1, 2)
+    assert _ask(name, agent, goals).dtype == np.float32, "actions must be float32"
     with tempfile.TemporaryDirectory() as folder:
         agent.save(Path(folder) / "checkpoint.npz", 2)
         arrays = read_arrays(Path(folder) / "checkpoint.npz")
@@ -163,7 +172,7 @@ def _is_single(name: str, goals: bool) -> None:
 
 
 def _fits_only(name: str, goals: bool) -> None:
-    agent, data = _make(name, goals), toy(goals)
+    agent, data = _make(name, goals), _data(name, goals)
     wide = replace(
         data, observations=np.repeat(data.observations, 2, axis=1), actions=np.repeat(data.actions, 2, axis=1)
     )

@@ -51,6 +51,8 @@ class Dataset:
     """episodes that are never trained on"""
     resident: Residency | None = None
     """`sample` draws from some blocks at a time; None: from all rows at every step"""
+    task: str | None = None
+    """official name of the task that the rows are labelled for; None where it is none of the benchmark's"""
 
     def __post_init__(self):
         rows = len(self.observations)

@@ -19,6 +19,7 @@ TITLES = {
     "aggregates": "All tasks together",
     "differences": "Differences of means",
     "improvement": "Probability of improvement",
+    "goals": "Success of each evaluation goal, in %",
     "published": "Beside published numbers (settings are not compared)",
     "costs": "Cost",
 }
@@ -31,8 +32,11 @@ def write(database: Path, suite: str, out: Path) -> list[Path]:
     What cannot be made, such as differences of a single method, is named in report.md with its reason.
     """
     runs = queries.results(database, suite)
-    costs = queries.costs(database, suite)
-    files = dict(_files(report.build(runs), tables(runs) | {"costs": _costs(costs)}, figures.draw(database, suite)))
+    others = tables(runs) | {"costs": _costs(queries.costs(database, suite))}
+    goals = report.by_goal(runs, queries.curves(database, suite, every_task=True))
+    if not goals.empty:
+        others["goals"] = goals
+    files = dict(_files(report.build(runs), others, figures.draw(database, suite)))
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

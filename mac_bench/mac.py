@@ -15,7 +15,7 @@ Seven small networks, each trained by one loss, all in one step on one batch:
     value       |V(s_h) - G_h|^2 at every state of an imagined rollout, G the lambda-return with chunk discount gamma^n
     critic      |Q(s_0, a_0) - (r_0 + gamma^n V(s_1))|^2 at its first state and the chunk chosen there
 
-The paper's ablations are settings (`suites/mac-family.yaml` runs them):
+The paper's ablations are settings (`suites/ablations.yaml` runs them):
 
     MAC (Gau)          policy: gaussian        -log pi(a | s) of a tanh-Gaussian, instead of flow and policy
     MAC (FQL)          policy: fql             -Q(s, pi(s, z)) / |Q| + w |pi(s, z) - euler(flow, s, z)|^2 at imagined s

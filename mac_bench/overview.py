@@ -81,12 +81,18 @@ def entries(root: Path, suite: str | None = None) -> list[Entry]:
 
 def membership(root: Path, suite: str) -> list[dict[str, Any]]:
     """Runs of a suite as it was last started: run, label, config. Raises UserError where it has not been."""
+    return started(root, suite)["members"]
+
+
+def started(root: Path, suite: str) -> dict[str, Any]:
+    """A suite as it was last started: name, members, ... Raises UserError where it has not been."""
     path = root / "suites" / f"{suite}.json"
     if not path.exists():
         names = ", ".join(path.stem for path in _started(root)) or "none"
         raise UserError(f"suite '{suite}' has not been started under {root}; those that have been: {names}")
     try:
-        return json.loads(path.read_text())["members"]
+        content = json.loads(path.read_text())
+        return content | {"members": content["members"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); start the suite again to write it anew") from None
 

@@ -96,7 +96,7 @@ def open_columns(folder: Path, task: str, resident: Residency | None = None) -> 
     parts = [folder / ROWS, folder / task]
     contents = [manifest(part) or {} for part in parts]
     validation = _open(parts, contents, "validation")
-    return _open(parts, contents, "training", validation=validation, resident=resident)
+    return _open(parts, contents, "training", validation=validation, resident=resident, task=task)
 
 
 def _open(parts: list[Path], contents: list[dict[str, Any]], split: str, **others: Any) -> Dataset:

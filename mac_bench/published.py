@@ -36,10 +36,16 @@ KEY = ("task", "method", "data", "metric")
 HORIZONS = ("environment", "episode_limit", "oracle_steps", "source")
 OURS = ("label", "agent", "task", "mean", "std", "n_seeds", "dataset", "steps", "mujoco")
 BESIDE = (
-    *("label", "task", "ours", "mean", "difference", "in_spreads", "not_comparable", "source", "ours_std", "n_seeds"),
-    *("spread", "spread_kind", "seeds", "their_steps", "data", "protocol", "method", "their_task", "unit", "hand"),
-    *("table", "agent"),
+    *("label", "task", "ours", "mean", "difference", "in_spreads", "verdict", "not_comparable", "source", "ours_std"),
+    *("n_seeds", "spread", "spread_kind", "spread_taken", "seeds", "their_steps", "data", "protocol", "method"),
+    *("their_task", "unit", "hand", "table", "agent"),
 )
+AGREE = 1.0
+"""combined spreads; with four seeds on both sides that is 2 standard errors of the difference of the means"""
+ROUNDED = 0.5
+"""half of the last digit that most tables print, which is no difference"""
+FEWEST = 3
+"""seeds of ours: with fewer a spread says nothing"""
 
 
 class Horizon(NamedTuple):
@@ -137,22 +143,42 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFra
     rewards is put beside the mean over tasks 1 to 5 too.
 
     Returns BESIDE: what is theirs has the names of COLUMNS, but for their own task (`their_task`) and updates
-    (`their_steps`); difference (ours - theirs, in one unit only), in_spreads (difference / sqrt(ours_std^2 +
-    spread^2), only where theirs is a std too, else NaN); not_comparable (reasons, `; ` between them; empty: none).
-    Raises UserError where a column of ours is missing.
+    (`their_steps`); difference (ours - theirs, in one unit only), in_spreads (difference / sqrt(ours_std^2 + theirs^2),
+    where theirs is a std over seeds or taken for one, as `spread_taken` says; else NaN); verdict ("agrees", "differs",
+    "too few seeds", "spread unknown", "other metric"; see `verdict`); not_comparable (reasons, `; ` between them;
+    empty: none). Raises UserError where a column of ours is missing.
     """
     if missing := [name for name in OURS if name not in ours]:
         raise UserError(f"our table has no {', '.join(missing)}; it needs {', '.join(OURS)}")
     theirs = published() if theirs is None else theirs
     variants = set(theirs["method"][theirs["agent"] == ""])
     records = theirs.to_dict("records")
-    pairs = [(own, row) for own in ours.to_dict("records") for row in records if _same(own, row, variants)]
+    owned = {(own["label"], own["task"]) for own in ours.to_dict("records")}
+    pairs = [(own, row) for own in ours.to_dict("records") for row in records if same(own, row, variants)]
+    # one task is put beside the mean over five only where the mean itself is not there
+    pairs = [(o, row) for o, row in pairs if row["task"] == o["task"] or (o["label"], row["task"]) not in owned]
     return pd.DataFrame([_pair(own, row) for own, row in pairs], columns=list(BESIDE))
 
 
+def brief(runs: pd.DataFrame) -> pd.DataFrame:
+    """How far the results of `queries.results` are from published ones, for a terminal: label, task, ours, published,
+    "in spreads", verdict, table. Labels that are variants of a method are left out; `beside` has them."""
+    found = beside(own_means(runs)).to_dict("records")
+    rows = [
+        {"label": row["label"], "task": row["their_task"], "ours": row["ours"], "published": row["mean"]}
+        | {"in spreads": "" if math.isnan(row["in_spreads"]) else f"{row['in_spreads']:+.1f}"}
+        | {"verdict": row["verdict"], "table": row["table"]}
+        for row in found
+        if named(row["label"], row["agent"], row["method"]) and row["task"] == row["their_task"]
+    ]
+    return pd.DataFrame(rows)
+
+
 def own_means(runs: pd.DataFrame) -> pd.DataFrame:
-    """What `beside` takes of ours: the means of the complete runs of `queries.results`, with what they were made of."""
+    """What `beside` takes of ours: the means of the complete runs of `queries.results`, with what they were made of;
+    and where a method has all of tasks 1 to 5 of an environment, those of its means over the five, seed by seed."""
     done: Any = runs[runs["complete"]]
+    done = pd.concat([done, *_over_five(done)])
     rows = []
     for (label, task), own in done.groupby(["label", "task"], sort=False):
         score = 100 * own["score"]
@@ -167,8 +193,24 @@ def own_means(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*OURS, "average_last", "simulator", "measure", "made_here", "rows"])
 
 
-def _same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
-    if row["task"] not in (own["task"], re.sub(r"-singletask(-task\d)?-v0$", "-singletask-task*-v0", own["task"])):
+def _over_five(done: Any) -> Iterable[pd.DataFrame]:
+    """Runs whose score is the mean over five tasks, for each seed that has all five."""
+    for (_, star), own in done.groupby(["label", done["task"].map(over_five)], sort=False):
+        if star.endswith("task*-v0") and own["task"].nunique() == 5:
+            by_seed = own.groupby("seed")
+            whole = by_seed["score"].mean()[by_seed["task"].nunique() == 5]
+            first = own.drop_duplicates("seed").set_index("seed").loc[whole.index]
+            yield first.assign(score=whole, task=star).reset_index()
+
+
+def over_five(task: str) -> str:
+    """The name that the mean over tasks 1 to 5 has, of which a task with rewards is one; other names as they are."""
+    return re.sub(r"-singletask(-task\d)?-v0$", "-singletask-task*-v0", task)
+
+
+def same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
+    """Whether a published number is of our row's task and method; `variants` are methods that only their name tells."""
+    if row["task"] not in (own["task"], over_five(own["task"])):
         return False
     if own["label"] in variants:
         return row["method"] == own["label"]
@@ -177,23 +219,56 @@ def _same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
 
 def _pair(own: dict[Any, Any], row: dict[Any, Any]) -> dict[str, Any]:
     difference = own["mean"] - row["mean"] if row["unit"] in _units(own) else math.nan
-    spread = math.hypot(own["std"], row["spread"]) if row["spread_kind"] == "std" else math.nan
+    theirs, taken = _std(row)
+    spread = math.hypot(own["std"], theirs)
     return (
         {name: row[name] for name in BESIDE if name in row}
         | {name: own[name] for name in ("label", "agent", "task", "n_seeds")}
         | {"ours": own["mean"], "ours_std": own["std"], "their_task": row["task"], "their_steps": row["steps"]}
         | {"difference": difference, "in_spreads": difference / spread if spread > 0 else math.nan}
+        | {"spread_taken": taken, "verdict": verdict(difference, spread, own["n_seeds"])}
         | {"not_comparable": "; ".join(reason for reason in _reasons(own, row) if reason)}
     )
 
 
+def verdict(difference: float, spread: float, n_seeds: float) -> str:
+    """Of a difference of means and the combined spread: it agrees within AGREE spreads, or within rounding."""
+    if math.isnan(difference):
+        return "other metric"
+    if n_seeds < FEWEST:
+        return "too few seeds"
+    if abs(difference) <= ROUNDED:
+        return "agrees"
+    if math.isnan(spread):
+        return "spread unknown"
+    return "agrees" if abs(difference) <= AGREE * spread else "differs"
+
+
+def _std(row: dict[Any, Any]) -> tuple[float, str]:
+    """Standard deviation over their seeds, and what says so; NaN and nothing where it cannot be had."""
+    spread, kind, seeds = row["spread"], row["spread_kind"], row["seeds"]
+    if math.isnan(spread):
+        return math.nan, ""
+    if kind == "std":
+        return spread, "std"
+    if kind == "unknown":
+        return spread, "std, which nobody says"
+    if not seeds > 1:
+        return math.nan, ""
+    if kind == "stderr":
+        return spread * math.sqrt(seeds), "std, from its stderr"
+    from scipy.special import stdtrit  # here, as importing this module should cost little
+
+    return spread * math.sqrt(seeds) / float(stdtrit(seeds - 1, 0.975)), "std, from its ci95"
+
+
 def _reasons(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
     """Why the two numbers may differ though the methods do not; what is not known is such a reason too."""
-    if _plain(own["label"]) not in (_plain(own["agent"]), _plain(row["method"])):
+    if not named(own["label"], own["agent"], row["method"]):
         yield f"label '{own['label']}' may have other settings than {row['method']}"
     if row["unit"] not in _units(own):
         yield f"other metric: theirs is {row['metric']}"
-    if "task*" in row["task"]:
+    if row["task"] != own["task"]:
         yield "other evaluation tasks: theirs is a mean over tasks 1 to 5"
     legacy = str(own.get("simulator", "")).startswith("d4rl-")
     if legacy != row["table"].startswith("d4rl-"):
@@ -220,6 +295,11 @@ def _units(own: dict[Any, Any]) -> set[str]:
         return {"normalised"}
     maze = own["task"].startswith("antmaze-") and str(own.get("simulator", "")).startswith("d4rl-")
     return {"percent"} | ({"normalised"} if maze else set()) if measure == "success" else set()
+
+
+def named(label: str, agent: str, method: str) -> bool:
+    """Whether a label says that it is the method, and not a variant of it."""
+    return _plain(label) in (_plain(agent), _plain(method))
 
 
 def _plain(name: str) -> str:
@@ -249,7 +329,7 @@ def _protocol(own: dict[Any, Any], row: dict[Any, Any]) -> str:
 
 def _data(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
     """Differences between our data and theirs."""
-    official = re.sub(r"-(oraclerep|singletask(-task\d)?)-v0$", "-v0", own["task"])
+    official = re.sub(r"-(oraclerep|singletask(-task[\d*])?)-v0$", "-v0", own["task"])
     if own["dataset"] not in (official, official.replace("-v0", "-100m-v0")):
         yield f"other data: {own['dataset']}"
     made, rows = own.get("made_here"), own.get("rows", math.nan)

@@ -79,7 +79,7 @@ def in_state(database: Path, state: Some, limit: int = 200) -> "DataFrame":
         return _frame(connection, query)
 
 
-def results(database: Path, suite: str, **where: Some) -> "DataFrame":
+def results(database: Path, suite: str, at: int | None = None, **where: Some) -> "DataFrame":
     """One row per planned run of the suite, in its order: suite, average_last, label, run, tags (a tuple), what the
     runs table holds (agent, task, seed, state, step, ...), score, averaged, complete, and WORLD.
 
@@ -89,13 +89,18 @@ def results(database: Path, suite: str, **where: Some) -> "DataFrame":
     none of those evaluations is missing. What WORLD names (the digest of the data, their training rows, whether they
     were made here, versions, simulator, measure) is that of all the run's attempts, joined by " + "; None before the
     first.
+
+    With `at`, all of that as after so many updates, which `steps` then says: `complete` are runs that are as long and
+    have the evaluations until then, finished or not.
     """
     with _query(database) as connection:
         last = _average_last(connection, suite)
         every = RUNS.c.config["evaluation", "every"].as_integer().label("every")
         known = ("id", "config", "offset", "tail", *OF_RUN)
         shown = [column for column in RUNS.c if column.name not in known]
-        query = _of_suite(suite, [MEMBERS.c.tags, *shown, every, *_score(last)], **where).order_by(MEMBERS.c.position)
+        query = _of_suite(suite, [MEMBERS.c.tags, *shown, every, *_score(last, at)], **where).order_by(
+            MEMBERS.c.position
+        )
         frame = _frame(connection, query)
         begun = ATTEMPTS.c.run.in_(_members(suite)) & ATTEMPTS.c.start_time.is_not(None)
         versions = [ATTEMPTS.c.environment[name].as_string().label(name) for name in WORLD]
@@ -107,18 +112,24 @@ def results(database: Path, suite: str, **where: Some) -> "DataFrame":
             seen[world.run].add(getattr(world, name) or BEFORE.get(name, "unknown"))
         frame[name] = [" + ".join(sorted(seen[run])) or None for run in frame["run"]]
     frame = frame.astype({"score": float, "first": float}).fillna({"averaged": 0}).astype({"averaged": int})
-    _mark_complete(frame, last)
+    _mark_complete(frame, last, at)
     frame.insert(0, "suite", suite)
     frame.insert(1, "average_last", last)
     return frame.drop(columns=["every", "first"])
 
 
-def _mark_complete(frame: "DataFrame", last: int) -> None:
+def _mark_complete(frame: "DataFrame", last: int, at: int | None) -> None:
     """Finished, and each of the last evaluations there: one that was lost would let an earlier one take its place."""
     planned = -(-frame["steps"] // frame["every"])  # the last update is always followed by an evaluation
+    if at is not None:
+        longer, planned = frame["steps"] >= at, planned.where(frame["steps"] == at, at // frame["every"])
+        frame["steps"] = at
     wanted = planned.clip(upper=last)
     first = ((planned - wanted + 1) * frame["every"]).clip(upper=frame["steps"])
     there = (frame["averaged"] == wanted) & (frame["first"] >= first) & frame["score"].notna()
+    if at is not None:
+        frame["complete"] = longer & there & (wanted == last)
+        return
     finished = frame["state"] == "finished"
     frame["complete"] = finished & there
     frame.loc[finished & ~there, "reason"] = "evaluations are missing from its log"
@@ -227,6 +238,23 @@ def costs(database: Path, suite: str, target: float = 0.5, **where: Some) -> "Da
     return frame.astype(dict.fromkeys(numbers, float))
 
 
+def speeds(database: Path) -> "DataFrame":
+    """One row per run of any suite that has trained: agent, task, settings and evaluation (dicts), device,
+    updates_per_s (its last; evaluations take no part in it), evaluating (mean seconds of an evaluation; NaN: none)."""
+    mine = EVALUATIONS.c.run == RUNS.c.id
+    device = sa.select(sa.func.max(ATTEMPTS.c.environment["device"].as_string())).where(ATTEMPTS.c.run == RUNS.c.id)
+    seconds = sa.select(sa.func.avg(EVALUATIONS.c.seconds)).where(mine, EVALUATIONS.c.task == OVERALL)
+    parts = {"device": device, "evaluating": seconds}
+    columns = [query.correlate(RUNS).scalar_subquery().label(name) for name, query in parts.items()]
+    known = sa.select(RUNS.c.agent, RUNS.c.task, RUNS.c.config, RUNS.c.updates_per_s, *columns)
+    with _query(database) as connection:
+        frame = _frame(connection, known.where(RUNS.c.updates_per_s.is_not(None)))
+    configs = [json.loads(config) for config in frame.pop("config")]
+    for name in ("settings", "evaluation"):
+        frame[name] = [config[name] for config in configs]
+    return frame.astype({"updates_per_s": float, "evaluating": float})
+
+
 # -- for notebooks ---------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +274,7 @@ class Results:
 
     def runs(self, suite: Some = None, **where: Some) -> "DataFrame":
         """One row per run, with its reported number; see `results`."""
-        return self._over(suite, lambda name: results(self.database, name, **where))
+        return self._over(suite, lambda name: results(self.database, name, None, **where))
 
     def evaluations(self, suite: Some = None, every_task: bool = False, **where: Some) -> "DataFrame":
         """One row per evaluation; see `curves`."""
@@ -314,13 +342,14 @@ def _among(column: sa.ColumnElement, values: Some) -> list[sa.ColumnElement[bool
     return [] if values is None else [column.in_(_listed(values))]
 
 
-def _score(last: int) -> list[sa.ColumnElement]:
+def _score(last: int, at: int | None) -> list[sa.ColumnElement]:
     """score, averaged, first (step) over a run's last evaluations; the untrained policy of step 0 is not a result.
 
     Asked for run by run, because the key leads straight to a run's last rows: no other row is read.
     """
     table = EVALUATIONS.c
     mine = (table.run == MEMBERS.c.run, table.task == OVERALL, table.step > 0)
+    mine += () if at is None else (table.step <= at,)
     rows = sa.select(table.success, table.step).where(*mine).order_by(table.step.desc()).limit(last)
     rows = rows.correlate(MEMBERS).subquery()
     count = sa.func.count()

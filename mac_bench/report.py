@@ -28,6 +28,9 @@ FEW = 5
 PHYSICS = ("mujoco", "ogbench")
 """packages whose version can change what an environment does"""
 
+LEFT = ("label", "task", "verdict", "table")
+"""columns of words, in tables for a terminal"""
+
 Runs = list[dict[Any, Any]]
 """Rows of `queries.results`."""
 
@@ -227,6 +230,27 @@ def _seen(runs: Runs, name: str) -> list[str]:
     return sorted(known | unknown)
 
 
+def by_goal(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Success in % of each evaluation goal of tasks that have several: label, task, seeds, "goal 1" ..., overall.
+
+    From `queries.results` and `queries.curves` with every task. Means over the complete runs, each the mean of the
+    evaluations that its reported number is of, so that the last column is the table's.
+    """
+    counted = runs.loc[runs["complete"], ["run", "average_last"]]
+    kept: Any = curves[curves["step"] > 0].merge(counted, on="run")
+    kept = kept[kept.groupby(["run", "eval_task"])["step"].rank(ascending=False) <= kept["average_last"]]
+    several = kept.groupby("task")["eval_task"].transform("nunique") > 2  # the mean over all is one of them
+    kept = kept[several]
+    if kept.empty:
+        return pd.DataFrame()
+    groups = kept.groupby(["label", "task"], sort=False)
+    found = kept.pivot_table("success", ["label", "task"], "eval_task", sort=False) * 100
+    found.insert(0, "seeds", groups["run"].nunique())
+    found = found[["seeds", *sorted(goal for goal in found if goal not in ("seeds", 0)), 0]]
+    names = {goal: f"goal {goal}" for goal in found if goal not in ("seeds", 0)} | {0: "overall"}
+    return found.rename(columns=names).reset_index().rename_axis(columns=None)
+
+
 def grid(report: Report) -> list[list[str]]:
     """Header and rows, as every table shows them."""
     header = ["rank", "method", *report.tasks, "mean over tasks", "IQM over tasks"]
@@ -251,6 +275,16 @@ def terminal(report: Report) -> Group:
         table.add_row(*map(Text, row))
     styles = ["bold red"] * len(report.warnings) + ["dim"] * len(report.notes)
     return Group(table, *(Text(line, style) for line, style in zip(_footer(report), styles, strict=True)))
+
+
+def terminal_table(title: str, frame: pd.DataFrame) -> Table:
+    """A frame for `rich.print`, numbers without digits behind the point."""
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for column in frame:
+        table.add_column(Text(str(column)), justify="left" if column in LEFT else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(Text(f"{cell:.0f}" if isinstance(cell, float) else str(cell)) for cell in row))
+    return table
 
 
 def markdown(report: Report) -> str:

@@ -16,11 +16,19 @@ it may have `resident: {blocks: 8}` (resident.py). An agent may have `steps`, wh
 suite's, a subset of `tasks`, and `per_task: {task: {setting: value}}`, which come before its `settings`. Both may have
 `tags: [words]`, by which results can be filtered; a run has those of its agent and its task. Both may have `resources:
 {memory_gb: 64, runs_per_job: 1}`, which come before those of a cluster's profile (slurm/profile.py).
+
+A task's name may be a pattern (`cube-*`, `...-task?-v0`): among `tasks` it stands for all names of the benchmark that
+fit, within an agent for all tasks of the suite that fit; of several that set the same setting the last counts.
+
+A suite that repeats a paper's table says which, and how many transitions that had, `reproduces: {table: 100M}`: files
+of `published/`, which `mac-bench report --reproduction` puts beside the results. Results are also given at the updates
+in `checkpoints`, where papers do not say at which of them their numbers were taken.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -78,6 +86,10 @@ class Suite(Settings):
     evaluation: EvalConfig
     average_last: Count = 1
     """the reported number is the mean of so many last evaluations, fixed before the run"""
+    checkpoints: tuple[Count, ...] = ()
+    """updates at which results are given too"""
+    reproduces: dict[str, str | None] = pydantic.Field(default_factory=dict)
+    """table in `published/` -> amount of data of the rows that are meant, None: all"""
     agents: dict[str, AgentEntry]
 
     @property
@@ -103,6 +115,8 @@ def load(path: Path) -> Suite:
     content = read_yaml(path, Suite)
     for name, kind in (("tasks", TaskEntry), ("agents", AgentEntry)):
         content[name] = _entries(path, content, name)
+        if name == "tasks":
+            content[name] = _named(path, content[name])
         for key, entry in content[name].items():
             parse(kind, entry, f"{path.name}: {name}.{key}")
     if isinstance(content.get("evaluation"), dict):
@@ -122,7 +136,7 @@ def expand(suite: Suite) -> list[Member]:
     for seed in suite.seeds:
         for task in suite.tasks:
             for label, entry in suite.agents.items():
-                if entry.tasks is not None and task not in entry.tasks:
+                if entry.tasks is not None and not _fits(task, entry.tasks):
                     continue
                 tags = tuple(dict.fromkeys(entry.tags + suite.tasks[task].tags))
                 run = _run(suite, label, task, seed, modules[label].VERSION)
@@ -143,7 +157,8 @@ def write_membership(root: Path, suite: Suite, members: list[Member]) -> Path:
         {"run": run.id, "label": label, "tags": list(tags), "config": run.model_dump(mode="json")}
         for label, run, tags, _ in members
     ]
-    content = {"name": suite.name, "about": suite.about, "average_last": suite.average_last, "members": runs}
+    own = suite.model_dump(include={"name", "about", "average_last", "checkpoints", "reproduces"})
+    content = {**own, "members": runs}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(content, indent=1) + "\n")
@@ -239,7 +254,8 @@ def read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path.name}: not a {kind.__name__.lower()}; it needs {', '.join(kind.model_fields)}")
+        needed = (name for name, field in kind.model_fields.items() if field.is_required())
+        raise UserError(f"{path.name}: not a {kind.__name__.lower()}; it needs {', '.join(needed)}")
     return content
 
 
@@ -266,6 +282,28 @@ def _entries(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any
     return {str(key): entry or {} for key, entry in given.items()}
 
 
+def _named(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries of tasks with a pattern's in the place of each pattern. A name that is there is left to `tasks.find`."""
+    found = {}
+    for pattern, entry in entries.items():
+        fitting = [name for name in tasks.names() if fnmatchcase(name, pattern)]
+        if not fitting and _is_pattern(pattern):
+            raise UserError(f"{path.name}: tasks: no task's name fits '{pattern}'")
+        for name in fitting or [pattern]:
+            if name in found:
+                raise UserError(f"{path.name}: tasks: {name} is there twice, once by '{pattern}'")
+            found[name] = entry
+    return found
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _fits(task: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(task, pattern) for pattern in patterns)
+
+
 def _check(suite: Suite, path: Path) -> None:
     """What the types cannot say."""
     if suite.name != path.stem:
@@ -289,12 +327,13 @@ def _check_agent(suite: Suite, label: str, entry: AgentEntry) -> None:
     if entry.tasks == ():
         raise UserError(f"{where}.tasks: must not be empty; leave it out for all tasks")
     for field, given, valid in (
-        ("tasks", entry.tasks or (), suite.tasks),
-        ("per_task", entry.per_task, entry.tasks or suite.tasks),
+        ("tasks", entry.tasks or (), list(suite.tasks)),
+        ("per_task", entry.per_task, [task for task in suite.tasks if entry.tasks is None or _fits(task, entry.tasks)]),
     ):
         for task in given:
-            if task not in valid:
-                raise UserError(f"{where}.{field}: {task} is not among its tasks; there are: {', '.join(valid)}")
+            if not any(fnmatchcase(name, task) for name in valid):
+                says = "fits none of" if _is_pattern(task) else "is not among"
+                raise UserError(f"{where}.{field}: {task} {says} its tasks; there are: {', '.join(valid)}")
 
 
 def _module(suite: Suite, label: str) -> Any:
@@ -308,7 +347,9 @@ def _run(suite: Suite, label: str, task: str, seed: int, version: int) -> RunCon
     entry, given = suite.agents[label], suite.tasks[task]
     agent = entry.agent or label
     where = f"{suite.file}: agents.{label}, settings"
-    settings = registry.settings(agent, entry.settings | entry.per_task.get(task, {}), where)
+    narrower = [own for pattern, own in entry.per_task.items() if fnmatchcase(task, pattern)]
+    given_settings = {name: value for own in (entry.settings, *narrower) for name, value in own.items()}
+    settings = registry.settings(agent, given_settings, where)
     steps = entry.steps or given.steps or suite.steps
     evaluations = -(-steps // suite.evaluation.every)
     if suite.average_last > evaluations:

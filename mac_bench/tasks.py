@@ -122,6 +122,11 @@ def find(name: str) -> Task:
     )
 
 
+def names() -> list[str]:
+    """The names of all tasks: environment by environment, those of one in the order of their numbers."""
+    return list(_tasks())
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that decide the physics, without importing them."""
     return {name: importlib.metadata.version(name) for name in ("ogbench", "mujoco", "gymnasium", "dm_control")}
@@ -287,7 +292,7 @@ def load(task: Task, dataset: str, root: Path, resident: Residency | None = None
     """
     pairs = files(dataset, root)
     if task.name in d4rl.ENTRIES:
-        return replace(d4rl.load(task.name, pairs[0][0]), resident=resident)
+        return replace(d4rl.load(task.name, pairs[0][0]), resident=resident, task=task.name)
     found = prepared.find(task.name, dataset, root, pairs)
     if found is not None:
         return prepared.open_columns(found, task.name, resident)
@@ -297,7 +302,7 @@ def load(task: Task, dataset: str, root: Path, resident: Residency | None = None
         training = _join([read(path, env) for path, _ in pairs])
     finally:
         env.close()
-    return replace(training, validation=validation, resident=resident)
+    return replace(training, validation=validation, resident=resident, task=task.name)
 
 
 def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:

@@ -30,6 +30,8 @@ class Attempt(NamedTuple):
     reason: str = ""
     final: bool = False
     """somebody decided that there is to be no other"""
+    began: bool = True
+    """whether it came so far as to load everything"""
 
 
 class Decision(NamedTuple):
@@ -47,15 +49,14 @@ class Decision(NamedTuple):
 
 
 def attempts(events: Iterable[Event]) -> list[Attempt]:
-    """The attempts that a log tells of, in order. One that ended before it could begin began where the last one did."""
+    """The attempts that a log tells of, in order. One that ended before it could begin starts where the last ended."""
     found: dict[int, Attempt] = {}
-    start = 0
     for event in events:
         if event["kind"] == "attempt":
-            start = event["step"]
-            found[event["attempt"]] = Attempt(event["attempt"], start, event["time"], event.get("node"))
+            found[event["attempt"]] = Attempt(event["attempt"], event["step"], event["time"], event.get("node"))
         elif event["kind"] == "end" and event["state"] != "finished":
-            before = found.get(event["attempt"], Attempt(event["attempt"], start, event["time"]))
+            stillborn = Attempt(event["attempt"], event["step"], event["time"], began=False)
+            before = found.get(event["attempt"], stillborn)
             words = {"cause": event.get("cause"), "reason": event["reason"] or "", "final": event.get("final", False)}
             found[event["attempt"]] = before._replace(**words)
     return [found[number] for number in sorted(found)]
@@ -93,11 +94,21 @@ def decide(tried: list[Attempt], progressed: bool = False) -> Decision:
     crowded = sum(attempt.cause == "out of GPU memory" for attempt in tried)
     if max(memory, crowded) > MOST_RAISES:
         return Decision(False, f"{last.cause} with all that may be asked for: {last.reason}")
-    stuck = 0 if progressed else _trailing(tried, lambda attempt: attempt.start == last.start)
-    if stuck >= (PATIENCE_ABROAD if last.cause in ABROAD else PATIENCE) + memory + crowded:
+    stuck = 0 if progressed else _stuck(tried)
+    # a time limit that comes while a run still loads says nothing of the run
+    abroad = last.cause in ABROAD or (last.cause == "time limit" and not last.began)
+    if stuck >= (PATIENCE_ABROAD if abroad else PATIENCE) + memory + crowded:
         return Decision(False, f"no progress in {stuck} attempts: {last.reason or last.cause or 'no last words'}")
     avoid = last.node if last.cause == "node failed" else None
     return Decision(True, last.cause or "", MEMORY_FACTOR**memory, 0.5**crowded, avoid)
+
+
+def _stuck(tried: list[Attempt]) -> int:
+    """Attempts since one last started further on than all before."""
+    furthest, count = -1, 0
+    for attempt in tried:
+        furthest, count = (attempt.start, 1) if attempt.start > furthest else (furthest, count + 1)
+    return count
 
 
 def _trailing(tried: list[Attempt], fits: Callable[[Attempt], bool]) -> int:

@@ -26,6 +26,7 @@ FLOORS = {
         "download",
         "fetch",
         "collectors",
+        "oracles",
         "tasks",
         "toy",
         "video",
@@ -59,9 +60,21 @@ FLOORS = {
         "train",
         "contract",
     ],
-    "results": ["store", "queries", "events", "stats", "compare", "published", "charts", "figures", "report", "export"],
+    "results": [
+        "store",
+        "queries",
+        "events",
+        "stats",
+        "compare",
+        "published",
+        "charts",
+        "figures",
+        "report",
+        "export",
+        "reproduction",
+    ],
     "edges": [
-        *("cli", "cli_data", "cli_jobs", "doctor", "handbook", "overview", "foresight", "browse", "__main__"),
+        *("cli", "cli_data", "cli_jobs", "doctor", "handbook", "overview", "cost", "foresight", "browse", "__main__"),
         *("slurm", "dashboard"),
     ],
 }
@@ -76,9 +89,9 @@ MAY_IMPORT = {
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ONLY_IN = {
-    "ogbench": {"tasks", "d4rl", "generate", "collectors", "video"},
-    "mujoco": {"tasks", "d4rl", "generate", "collectors", "video"},
-    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "video"},
+    "ogbench": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
+    "mujoco": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
+    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
     "h5py": {"d4rl"},
     "submitit": {"slurm"},
     "sqlalchemy": {"store", "queries"},
@@ -165,7 +178,7 @@ def test_only_one_room_opens_connections(path):
     used = {name.split(".")[0] for name in imports(path)}
     assert room(path) == "download" or not used & NETWORK
     # a host's name, and whether a port of this machine is free
-    assert "socket" not in used or room(path) in {"download", "fetch", "record", "browse"}
+    assert "socket" not in used or room(path) in {"download", "fetch", "record", "browse", "slurm"}
     if room(path) in {"fetch", "record"}:
         assert set(re.findall(r"\bsocket\.\w+", path.read_text())) == {"socket.gethostname"}
 

@@ -134,6 +134,13 @@ def test_a_suite_from_plan_to_report(call):
     written = {path.name for path in Path("tables").iterdir()}
     assert {"report.csv", "report.md", "report.tex", "aggregates.csv", "curves.svg", "curves.pdf"} <= written
     assert "3 runs: 2 finished, 1 failed" in call("collect", "--rebuild").out
+    assert "1 own run" in call("plan", "tiny.yaml", "--cost").out
+    assert "`reproduces: {table: data}`" in call("report", "tiny", "--reproduction", "tables/r.md").err
+    assert "give a name that ends in .md" in call("report", "tiny", "--reproduction", "r.csv").err
+    Path("tiny.yaml").write_text(SUITE + "reproduces: {d4rl-antmaze: }\n")
+    call("run", "tiny.yaml")
+    assert call("report", "tiny", "--out", "tables").err.splitlines()[-1] == "tables/reproduction.md"
+    assert "0 cells: none." in Path("tables/reproduction.md").read_text()
 
     again = call("run", "tiny.yaml")
     assert again.code == 1 and f"BC {TASK} seed 0: started" not in again.out, "what is finished stays so"

@@ -1,4 +1,4 @@
-"""MAC's ablations: the members of `suites/mac-family.yaml` train, resume, and differ from MAC where they should."""
+"""MAC's ablations: the policies of `suites/ablations.yaml` train, resume, and differ from MAC where they should."""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,8 @@ from mac_bench.dynamics import predict
 from mac_bench.files import read_arrays
 from mac_bench.nn import apply, scalar
 
-FAMILY = {label: entry.settings for label, entry in suite.load(Path("mac-family")).agents.items()}
+POLICIES = ("MAC", "MAC (Gau)", "MAC (FQL)", "MAC w/o flow teacher (one-step flow only)", "MAC, chunks of 1")
+FAMILY = {label: suite.load(Path("ablations")).agents[label].settings for label in POLICIES}
 SMALL = {"model_hidden": [16], "value_hidden": [16], "policy_hidden": [16], "layer_norm": False, "flow_steps": 2}
 SMALL |= {"chunk": 3, "rollout_chunks": 2, "train_candidates": 3, "act_candidates": 4}
 SMALL |= {"batch_size": 16, "rollout_batch": 8}
@@ -137,7 +138,7 @@ def test_fql_learns_at_imagined_states_for_the_goals_of_values():
 
 
 def test_without_a_teacher_the_policy_is_one_euler_step_of_a_flow_that_learns_from_data_alone(tmp_path):
-    agent, batch, draws, _, metrics = learned("MAC without teacher")
+    agent, batch, draws, _, metrics = learned("MAC w/o flow teacher (one-step flow only)")
     agent.save(tmp_path / "checkpoint.npz", 1)
     assert agent.state.flow is None and not any("flow" in name for name in read_arrays(tmp_path / "checkpoint.npz"))
     params, net, noise, u = agent.state.policy.params, agent.nets.policy.net, draws.noise, draws.time
@@ -178,7 +179,7 @@ def test_a_forecast_is_the_model_applied_chunk_by_chunk():
 
 
 def test_with_chunk_one_the_model_makes_one_step_at_a_time():
-    agent, batch, _, rollout, _ = learned("MAC without chunks")
+    agent, batch, _, rollout, _ = learned("MAC, chunks of 1")
     assert agent.sampling.horizon == 1 and agent.c.chunk_discount == agent.c.discount
     net, params, data = agent.nets.dynamics, agent.state.dynamics.params, contract.toy(True)
     assert rollout.chunks.shape == (2, 8, 2)

@@ -58,6 +58,19 @@ def test_what_does_not_get_on_is_given_up(cause, patience):
     assert decide([stuck[0]._replace(start=6), *stuck[1:]]).go_on, "one of them got on"
 
 
+def test_an_attempt_that_could_not_begin_hides_no_standstill_and_makes_none():
+    born = tries(*["killed"] * 3, starts=[0, 3, 3])
+    assert decide(born).go_on, "the first one got to 3"
+    ahead = tries(*["killed"] * 4, starts=[20, 22, 20, 22])
+    assert not decide(ahead).go_on, "22 was reached and not saved: two attempts later that is no progress"
+
+
+def test_a_time_limit_while_a_run_still_loads_says_little_of_it():
+    late = [attempt._replace(began=False) for attempt in tries(*["time limit"] * PATIENCE, starts=[0] * PATIENCE)]
+    assert decide(late).go_on
+    assert not decide([late[0]._replace(number=i, start=0) for i in range(PATIENCE_ABROAD)]).go_on
+
+
 def test_without_reason_the_cause_is_said():
     assert decide(tries(*["killed"] * 3, starts=[0] * 3, reason="")).reason == "no progress in 3 attempts: killed"
     assert decide(tries(None, None, None, starts=[0] * 3, reason="")).reason.endswith(": no last words")
@@ -96,18 +109,18 @@ def event(kind, attempt, step=0, at=1.0, **more):
 def test_attempts_are_read_from_the_log():
     end = {"state": "stopped", "reason": "r"}
     log = [
-        event("attempt", 1, 0, node="n7"),
+        event("attempt", 1, 0, node="7"),
         event("metrics", 1, 10),
         event("end", 1, 10, cause="killed", **end),
         event("end", 1, 10, cause="node failed", **end | {"reason": "later"}),  # who saw it end knows better
-        event("attempt", 2, 10, 5.0, node="n8"),
+        event("attempt", 2, 10, 5.0, node="8"),
         event("end", 3, 10, 6.0, cause="time limit", **end),  # it never began
         event("attempt", 4, 20),
     ]
     assert attempts(log) == [
-        Attempt(1, 0, 1.0, "n7", "node failed", "later"),
-        Attempt(2, 10, 5.0, "n8"),
-        Attempt(3, 10, 6.0, None, "time limit", "r"),
+        Attempt(1, 0, 1.0, "7", "node failed", "later"),
+        Attempt(2, 10, 5.0, "8"),
+        Attempt(3, 10, 6.0, None, "time limit", "r", began=False),
         Attempt(4, 20, 1.0),
     ]
     assert attempts([event("attempt", 1), event("end", 1, state="finished", reason=None)]) == [Attempt(1, 0, 1.0)]

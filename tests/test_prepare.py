@@ -84,10 +84,12 @@ def assert_same(one: Dataset, two: Dataset) -> None:
 @pytest.mark.parametrize("resident", [None, Residency(blocks=2, rows=82, every=2)])
 def test_prepared_equals_loaded_to_the_bit(root, name, resident):
     loaded = load(root, name, resident)
+    assert loaded.task == name
     assert not isinstance(loaded.observations, np.memmap)
     prepare(DATA, [name], root)
     mapped = load(root, name, resident)
     assert isinstance(mapped.observations, np.memmap) and mapped.resident == resident
+    assert mapped.task == name
     assert_same(loaded, mapped)
     assert (mapped.goals is mapped.observations) == (name == WHOLE)
 

@@ -7,7 +7,7 @@ import pytest
 
 from mac_bench import registry, tasks
 from mac_bench.errors import UserError
-from mac_bench.published import COLUMNS, SUITES, beside, horizon_of, horizons, own_means, published
+from mac_bench.published import COLUMNS, SUITES, beside, brief, horizon_of, horizons, own_means, published
 
 FOLDER = SUITES / "published"
 CUBE = "cube-octuple-play-oraclerep-v0"
@@ -133,8 +133,8 @@ def test_the_difference_by_hand():
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        ({}, {"spread_kind": "ci95"}),
-        ({}, {"spread_kind": "unknown"}),
+        ({}, {"spread_kind": "ci95", "seeds": math.nan}),
+        ({}, {"spread_kind": "stderr", "seeds": 1.0}),
         ({"std": math.nan}, {}),
         ({}, {"spread": math.nan}),
         ({"std": 0.0}, {"spread": 0.0}),
@@ -143,6 +143,79 @@ def test_the_difference_by_hand():
 def test_spreads_that_are_not_of_one_kind_are_not_combined(ours, theirs):
     row = joined(own(**ours), their(**theirs))
     assert row["difference"] == 10 and math.isnan(row["in_spreads"])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "spread", "taken"),
+    [
+        ({}, 4, "std"),
+        ({"spread_kind": "unknown"}, 4, "std, which nobody says"),
+        ({"spread_kind": "stderr", "seeds": 4.0}, 8, "std, from its stderr"),
+        # half of a t interval of 4 seeds is 3.182 standard errors
+        ({"spread_kind": "ci95", "seeds": 4.0}, 4 * 2 / 3.182446, "std, from its ci95"),
+    ],
+)
+def test_other_spreads_are_made_standard_deviations_over_seeds(theirs, spread, taken):
+    row = joined(own(), their(**theirs))
+    assert row["in_spreads"] == pytest.approx(10 / math.hypot(3, spread), rel=1e-6)
+    assert row["spread_taken"] == taken
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ({}, {}, "differs"),  # 10 over a combined spread of 5
+        ({"mean": 24.9}, {}, "agrees"),
+        ({"mean": 15.1}, {}, "agrees"),
+        ({"mean": 14.9}, {}, "differs"),
+        ({"mean": 24.9, "n_seeds": 2}, {}, "too few seeds"),
+        ({"n_seeds": 3}, {"spread": math.nan}, "spread unknown"),
+        ({"mean": 20.4}, {"spread": math.nan}, "agrees"),
+        ({"std": 0.0, "mean": 20.5}, {"spread": 0.0}, "agrees"),
+        ({"std": 0.0, "mean": 20.6}, {"spread": 0.0}, "differs"),
+        ({}, {"unit": "normalised", "metric": "normalised score"}, "other metric"),
+    ],
+)
+def test_a_verdict_is_of_the_combined_spread(ours, theirs, verdict):
+    assert joined(own(**ours), their(**theirs))["verdict"] == verdict
+
+
+def five(seeds=(0, 1, 2), **other) -> pd.DataFrame:
+    """Runs on tasks 1 to 5 whose score is task / 10 + seed / 100; without task 5 of the last seed."""
+    rows = [
+        {"label": "MAC", "agent": "mac", "task": f"scene-play-singletask-task{task}-v0", "seed": seed, "complete": True}
+        | {"score": task / 10 + seed / 100, "dataset": "scene-play-v0", "steps": 1000, "average_last": 3}
+        | {"data_made_here": "False", "data_rows": "1001000", "mujoco": "3.3.7", "simulator": "ogbench"}
+        | {"measure": "success"} | other
+        for task in range(1, 6)
+        for seed in seeds
+    ]  # fmt: skip
+    return pd.DataFrame(rows[:-1])
+
+
+def test_the_mean_over_five_tasks_is_seed_by_seed():
+    means = own_means(five()).set_index("task")
+    star = means.loc["scene-play-singletask-task*-v0"]
+    assert len(means) == 6 and star["n_seeds"] == 2, "the last seed lacks a task"
+    assert (star["mean"], star["std"]) == (pytest.approx(30.5), pytest.approx(math.sqrt(0.5)))
+    found = beside(means.reset_index())
+    of_mac = found[found["table"] == "mac-singletask-1m"]
+    assert of_mac["task"].tolist() == ["scene-play-singletask-task*-v0"], "and single tasks are not put beside it"
+    assert "other evaluation tasks" not in of_mac["not_comparable"].iloc[0]
+    assert "other data" not in of_mac["not_comparable"].iloc[0]
+    four = five()
+    four = four[~four["task"].str.contains("task5")]
+    assert len(own_means(four)) == 4
+
+
+def test_a_terminal_s_table_has_methods_and_not_their_variants():
+    rows = brief(pd.concat([five(), five(label="MAC, ends learned")])).to_dict("records")
+    (row,) = [row for row in rows if row["table"] == "mac-singletask-1m"]
+    # two seeds of 30 and 31 %, theirs is 97 with a spread of 4
+    assert (row["label"], row["ours"], row["published"]) == ("MAC", pytest.approx(30.5), 97)
+    assert (row["in spreads"], row["verdict"]) == (f"{-66.5 / math.sqrt(0.5 + 16):+.1f}", "too few seeds")
+    assert {row["label"] for row in rows} == {"MAC"}
+    assert brief(five(complete=False)).empty
 
 
 def test_a_normalised_score_has_no_difference():

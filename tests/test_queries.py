@@ -167,7 +167,7 @@ def test_frames_for_notebooks_are_tidy_typed_and_filtered(root, database):
 
 
 CALLS = {
-    **{name: () for name in ("suites", "states")},
+    **{name: () for name in ("suites", "states", "speeds")},
     **{name: ("first",) for name in ("results", "curves", "measured", "costs")},
     "last_measured": ("first", ["loss"]),
     **{name: (planned().id,) for name in ("run", "metrics", "evaluations", "attempts")},

@@ -72,6 +72,22 @@ def test_the_narrower_word_counts(tmp_path):
     }
 
 
+def test_a_pattern_stands_for_all_names_that_fit(tmp_path):
+    text = GOOD.replace(
+        f"[{MEDIUM}, {LARGE}]", "['cube-single-play-singletask-task?-v0', pointmaze-medium-navigate-v0]"
+    )
+    text = text.replace(
+        f"per_task: {{{LARGE}: {{chunk: 5}}}}",
+        "per_task: {cube-*: {chunk: 5, execute: 2}, '*-task[45]-v0': {chunk: 3}}, tasks: [cube-*]",
+    )
+    members = [member for member in expand(tmp_path, text) if member.run.seed == 3]
+    five = [f"cube-single-play-singletask-task{i}-v0" for i in range(1, 6)]
+    assert [m.run.task for m in members if m.label != "BC"] == [*five, "pointmaze-medium-navigate-v0"]
+    assert [m.run.task for m in members if m.label == "BC"] == five
+    chunks = [(m.run.settings["chunk"], m.run.settings["execute"]) for m in members if m.label == "BC"]
+    assert chunks == [(5, 2)] * 3 + [(3, 2)] * 2, "the last that fits counts, setting by setting"
+
+
 def test_a_task_may_be_drawn_from_in_blocks_by_all_its_agents(tmp_path):
     plain = {(m.label, m.run.task, m.run.seed): m.run for m in expand(tmp_path)}
     text = GOOD.replace(
@@ -93,8 +109,8 @@ BAD = {
         "steps: many": "small.yaml: steps: Input should be a valid integer, not 'many'",
         "steps: 0": "small.yaml: steps: Input should be greater than 0, not 0",
         "": "small.yaml: 'steps' is missing",
-        "steps: 1_000\nstep: 3": "small.yaml: no setting 'step'; there are: about, agents, average_last, evaluation, "
-        "name, seeds, steps, tasks",
+        "steps: 1_000\nstep: 3": "small.yaml: no setting 'step'; there are: about, agents, average_last, checkpoints, "
+        "evaluation, name, reproduces, seeds, steps, tasks",
         "steps: 1_000\nsteps: 3": "small.yaml: line 4: 'steps' is there twice",
         "steps: [1": "small.yaml: line 4: not YAML (expected ',' or ']', but got ':')",
         "steps: 1_000\naverage_last: 4": "small.yaml: average_last is 4, but 3 evaluations follow 1000 updates of BC "
@@ -122,6 +138,9 @@ BAD = {
         f"tasks: {{{LARGE}: here}}": f"small.yaml: tasks.{LARGE}: must be a mapping, not 'here'",
         f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: "
         "dataset, resident, steps, tags",
+        f"tasks: [{MEDIUM}, pointmaze-*-navigate-singletask-v0]": f"small.yaml: tasks: {MEDIUM} is there twice, "
+        "once by 'pointmaze-*-navigate-singletask-v0'",
+        "tasks: [pointmaze-*-v9]": "small.yaml: tasks: no task's name fits 'pointmaze-*-v9'",
         f"tasks: [{MEDIUM}]": f"small.yaml: agents.BC.per_task: {LARGE} is not among its tasks; there are: {MEDIUM}",
         "": "small.yaml: 'tasks' is missing",
     },
@@ -148,6 +167,10 @@ BAD = {
         "greater than 0, not 0",
         "  bc: {tasks: []}": "small.yaml: agents.bc.tasks: must not be empty; leave it out for all tasks",
         "  bc: {tasks: [x]}": f"small.yaml: agents.bc.tasks: x is not among its tasks; there are: {MEDIUM}, {LARGE}",
+        "  bc: {tasks: [cube-*]}": f"small.yaml: agents.bc.tasks: cube-* fits none of its tasks; there are: {MEDIUM}, "
+        f"{LARGE}",
+        f"  bc: {{tasks: ['*large*'], per_task: {{{MEDIUM}: {{chunk: 2}}}}}}": "small.yaml: agents.bc.per_task: "
+        f"{MEDIUM} is not among its tasks; there are: {LARGE}",
         "  bc: bc": "small.yaml: agents.bc: must be a mapping, not 'bc'",
         "  again: {agent: bc, settings: {learning_rate: 0.001, hidden: [8]}}": "small.yaml: agents BC and again are "
         f"the same run on {MEDIUM}; remove one, or change its settings",
@@ -177,7 +200,7 @@ def test_a_file_that_is_no_mapping(tmp_path, text):
     with pytest.raises(UserError) as error:
         expand(tmp_path, text)
     assert str(error.value) == (
-        "small.yaml: not a suite; it needs name, about, steps, seeds, tasks, evaluation, average_last, agents"
+        "small.yaml: not a suite; it needs name, about, steps, seeds, tasks, evaluation, agents"
     )
 
 
@@ -200,13 +223,16 @@ def test_files_that_are_not_there_or_not_text(tmp_path, monkeypatch):
 
 
 def test_membership_can_be_read_back(tmp_path):
-    loaded = suite.load(write(tmp_path))
+    more = "checkpoints: [400]\nreproduces: {somebody-s: 1M, another: }\n"
+    loaded = suite.load(write(tmp_path, GOOD + more))
     members = suite.expand(loaded)
     content = json.loads(suite.write_membership(tmp_path / "runs", loaded, members).read_text())
-    assert {key: content[key] for key in ("name", "about", "average_last")} == {
+    assert {key: value for key, value in content.items() if key != "members"} == {
         "name": "small",
         "about": "two mazes",
         "average_last": 1,
+        "checkpoints": [400],
+        "reproduces": {"somebody-s": "1M", "another": None},
     }
     assert [(m["label"], m["run"]) for m in content["members"]] == [(m.label, m.run.id) for m in members]
     for member in content["members"]:

@@ -19,15 +19,17 @@ from mac_bench.generate import generate
 from mac_bench.manifest import UNFINISHED
 
 POINT, CUBE, PUZZLE = "pointmaze-medium-navigate-v0", "cube-single-play-v0", "puzzle-3x3-play-v0"
+SCENE = "scene-play-v0"
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A data folder with three small data sets."""
+    """A data folder with a small data set of each family that can be made."""
     folder = tmp_path_factory.mktemp("data")
     generate(POINT, folder, episodes=3, length=120)
     generate(CUBE, folder, episodes=2, length=30)
     generate(PUZZLE, folder, episodes=2, length=30)
+    generate(SCENE, folder, episodes=2, length=30)
     return folder
 
 
@@ -176,7 +178,7 @@ def test_evaluation_tasks_of_others_are_refused():
 # data
 
 
-@pytest.mark.parametrize("dataset", [POINT, CUBE, PUZZLE])
+@pytest.mark.parametrize("dataset", [POINT, CUBE, PUZZLE, SCENE])
 @pytest.mark.parametrize("mode", ["", "-oraclerep", "-singletask-task1"])
 def test_load_agrees_with_ogbenchs_own_loader(root, dataset, mode):
     task = named(dataset, mode)

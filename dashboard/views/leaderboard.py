@@ -75,8 +75,9 @@ def papers(runs: pd.DataFrame, suite: str) -> None:
     clean = (found["not_comparable"] == "").sum()
     st.caption(
         f"{len(found)} published numbers, {clean} of them comparable as far as is known. Difference: ours less theirs; "
-        "in spreads: over the combined standard deviation, where both are standard deviations over seeds. Settings are "
-        "not compared: a run's page says where they differ from the defaults."
+        "in spreads: over the combined standard deviation over seeds, what theirs was taken for stands beside it. "
+        f"It agrees within {published.AGREE:g} of these, or within {published.ROUNDED:g}. Settings are not compared: a "
+        "run's page says where they differ from the defaults."
     )
     st.dataframe(
         found,
@@ -89,12 +90,14 @@ def papers(runs: pd.DataFrame, suite: str) -> None:
             "mean": number("published"),
             "difference": number("difference"),
             "in_spreads": number("in spreads"),
+            "verdict": st.column_config.TextColumn(width="small"),
             "not_comparable": st.column_config.TextColumn("not comparable because", width=420),
             "source": st.column_config.TextColumn(width="medium"),
             "ours_std": number("our std"),
             "n_seeds": "our seeds",
             "spread": number("their spread"),
             "spread_kind": "its kind",
+            "spread_taken": "taken for",
             "seeds": "their seeds",
             "their_steps": "their updates",
             "method": "their method",
