@@ -172,6 +172,8 @@ def submit(
         sent = submit.send(fresh, root, asks) if asks else submit.Sent(fresh, None)
     others = Counter(states[line.run].state for line in chosen if line.run not in wanted)
     left = "".join(f"; {number:,} {state}" for state, number in others.items())
+    if sent.refused and not sent.accepted:
+        raise UserError(f"nothing was submitted: {sent.refused}")
     console.print(f"{overview.plural(sent.accepted, 'run')} of {len(chosen):,} submitted{_where(sent)}{left}")
     if sent.refused:
         rest = overview.plural(len(asks) - sent.accepted, "run")

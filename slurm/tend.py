@@ -83,7 +83,10 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
             found[run] = _alone(status, order, None)._replace(free=True)
         else:
             job = jobs.get(name) or _removed(root, sent, name, jobs)
-            found[run] = _in_job(status, order, name, job, silent)
+            seen = _in_job(status, order, name, job, silent)
+            if seen.state == "unknown" and not silent and _begun(root, sent, name):
+                seen = seen._replace(dead=Job(""))  # nobody knows how, but it is over: it is no longer in the queue
+            found[run] = seen
     return found
 
 
@@ -170,8 +173,12 @@ def _ask(names: set[str]) -> tuple[dict[str, Job], bool]:
 def _removed(root: Path, sent: Submission, name: str, jobs: dict[str, Job]) -> Job | None:
     """An element of an array that is gone without output, while SLURM knows others of it: somebody took it out of the
     queue, of which SLURM keeps no record."""
-    begun = (submission.folder(root, sent.id) / "log" / f"{name}_0_log.out").exists()
-    return Job("CANCELLED") if name.split("_")[0] in jobs and not begun else None
+    return Job("CANCELLED") if name.split("_")[0] in jobs and not _begun(root, sent, name) else None
+
+
+def _begun(root: Path, sent: Submission, name: str) -> bool:
+    """Whether a job has printed anything, or could have."""
+    return (submission.folder(root, sent.id) / "log" / f"{name}_0_log.out").exists()
 
 
 def _settled(status: Status | None, order: Order | None) -> bool:

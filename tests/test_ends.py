@@ -41,6 +41,8 @@ def test_each_line_means_what_it_says(log, line):
 def test_the_last_line_counts_and_a_log_may_be_absent_long_or_no_text(log):
     assert ends.last_word(log) is None
     lines = list(WORDS)
+    log.write_text("\n".join([lines[2], "it was queued again", lines[0], lines[9]]))
+    assert ends.last_word(log) == ends.TIME_LIMIT
     log.write_bytes(b"\xff\xfe" + "\n".join([lines[2], "x" * 5 * ends.TAIL_BYTES, lines[1], "y"]).encode())
     assert ends.last_word(log) == ends.PREEMPTED
     log.write_text("\n".join([lines[2], "x" * ends.TAIL_BYTES]))
@@ -70,6 +72,6 @@ def test_what_is_not_known_is_not_made_up(log):
     assert ends.of(Job("FAILED"), log) == ends.TIME_LIMIT
     log.write_text("nothing")
     killed = ends.of(Job("FAILED", node="n2"), log)
-    assert killed == ("stopped", "killed", "its job ended as FAILED, without a word of this run (n2)")
+    assert killed == ("stopped", "job lost", "its job ended as FAILED, without a word of this run (n2)")
     gone = ends.of(Job(""), log)
-    assert gone == ("stopped", "killed", "its job is gone, and there is no sign of life, without a word of this run")
+    assert gone == ("stopped", "job lost", "its job is gone, and there is no sign of life, without a word of this run")

@@ -95,6 +95,13 @@ def test_patience_grows_with_every_raise():
     assert not decide(tries("out of memory", *["killed"] * 3, starts=[0] * 4)).go_on
 
 
+def test_a_node_that_failed_is_avoided_the_next_time_and_no_longer():
+    failed = tries("killed", "node failed")
+    failed[1] = failed[1]._replace(node="n3")
+    assert decide(failed).avoid == "n3"
+    assert decide([*failed, failed[1]._replace(number=3, start=500, cause="killed")]).avoid is None
+
+
 def event(kind, attempt, step=0, at=1.0, **more):
     return {"kind": kind, "attempt": attempt, "step": step, "time": at, **more}
 

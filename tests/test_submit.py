@@ -125,6 +125,11 @@ def test_what_was_learned_changes_what_is_asked_for(sharing, shared):
     assert "#SBATCH --mem=36864MB" in text
 
 
+def test_memory_is_never_less_than_asked_for():
+    asked = CPU.model_copy(update={"memory_gb": 0.3})
+    assert "#SBATCH --mem=308MB" in submit.text(fresh(Path("/r")), Path("/r"), Array(profile=asked, packs=[["a"]]))
+
+
 def test_a_small_cluster_refuses_the_second_array_and_its_runs_stay(monkeypatch, tmp_path, root):
     kept = fake_slurm(monkeypatch, tmp_path, accepts=1, array_size=2)
     asked = CPU.model_copy(update={"runs_per_job": 2, "keeper": False})
@@ -155,6 +160,22 @@ def test_arrays_that_must_wait_and_keepers_depend_on_those_before(monkeypatch, t
     found = [[line.split("=")[1] for line in text.splitlines() if "--dependency" in line] for text in texts]
     assert found == [[], ["afterany:100"], ["afterany:100"], ["afterany:102"]]
     assert "--partition=cpu" in texts[1] and "--gres" not in texts[1] and "--mem=2048MB" in texts[1]
+
+
+def test_a_node_that_failed_is_avoided_where_there_is_another(monkeypatch, tmp_path, root):
+    kept = fake_slurm(monkeypatch, tmp_path)
+    asked = CPU.model_copy(update={"keeper": False, "runs_per_job": 2})
+    submit.send(fresh(root), root, [*asks(1, asked, Decision(True, "", avoid="n1")), Ask("other", asked)])
+    texts = [(kept / f"{number}.sh").read_text() for number in (1, 2)]
+    assert ["--exclude=n1" in text for text in texts] == [True, False]
+    program(
+        tmp_path / "bin",
+        "sbatch",
+        """if grep -q exclude "$1"; then echo 'sbatch: error: no such node' >&2; exit 1; fi
+        echo 'Submitted batch job 300'""",
+    )
+    done = submit.send(fresh(root), root, asks(1, asked, Decision(True, "", avoid="n1")))
+    assert [array.job for array in done.submission.arrays] == ["300"]
 
 
 def test_a_wrong_partition_is_answered_with_the_right_ones(monkeypatch, tmp_path, root):

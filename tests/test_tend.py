@@ -1,6 +1,7 @@
 """What state runs are in by all that is known, in the order of truth, and what is done about those that died."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 from run_folders import write_suite
 from slurm_fakes import NODE, answer, fake_slurm, folders, program, say, sent
 
+from mac_bench.config import Resources
 from mac_bench.errors import UserError
 from mac_bench.overview import status_of
 from mac_bench.record import SILENCE_S, RunFolder
-from slurm import cluster, jobs, orders, submission, tend
+from slurm import cluster, jobs, orders, probe, submission, tend
 from slurm.cluster import Job
 
 RUNNING, PENDING, OVER = Job("RUNNING", node="n1"), Job("PENDING", "Resources"), Job("FAILED", node="n1")
@@ -35,6 +37,7 @@ TRUTH = [
     (PENDING, "stopped", "7", "queued", False, False),  # it is queued again
     (PENDING, "running", "7", "queued", False, False),  # its node died, and it comes again
     (PENDING, "running", "hand", "running", False, False),  # somebody trains it meanwhile
+    (PENDING, "lost", "7", "queued", False, False),
     (PENDING, "finished", "7", "finished", False, False),
     (RUNNING, None, "7", "starting", False, False),
     (RUNNING, "stopped", "6", "starting", False, False),
@@ -77,6 +80,26 @@ def test_what_is_not_known_is_said_to_be_unknown(monkeypatch, root):
     assert look(monkeypatch, root, {}).reason == "SLURM knows nothing of job 7"
 
 
+def test_an_element_that_slurm_has_no_record_of_was_taken_out_of_the_queue(monkeypatch, tmp_path, root):
+    began, removed = folders(root, 2)
+    names = [began.path.name, removed.path.name]
+    made = sent(root, [[name] for name in names] + [["other"]])
+    log = submission.folder(root, made.id) / "log"
+    log.mkdir()
+    (log / "7_0_0_log.out").write_text("")
+    answer(monkeypatch, {})
+    assert [tend.look(root, names)[name].state for name in names] == ["unknown", "unknown"]
+    assert [tend.look(root, names)[name].dead for name in names] == [Job(""), None]
+    answer(monkeypatch, SILENT)
+    assert tend.look(root, names)[names[0]].dead is None
+    monkeypatch.setattr(cluster, "jobs", lambda wanted: {"7": RUNNING, "7_2": RUNNING})
+    seen = tend.look(root, names)
+    assert seen[names[1]].dead == Job("CANCELLED") and seen[names[0]].dead == Job("")
+    fake_slurm(monkeypatch, tmp_path)
+    assert tend.tend(root).continued == 1
+    assert status_of(began).cause == "job lost" and removed.order().wish == "cancel"
+
+
 @pytest.mark.parametrize("wish", ["hold", "cancel"])
 def test_an_order_counts_whatever_the_job_does(monkeypatch, root, wish):
     (folder,) = folders(root, 1)
@@ -98,7 +121,9 @@ def test_squeue_and_sacct_are_asked_once_and_understood(monkeypatch, tmp_path):
         "sacct",
         f"echo sacct >> {asked}; printf '8|CANCELLED by 0|None|n3\\n9_2|NODE_FAIL|None|n4\\n'",
     )
-    assert cluster.jobs(["7_0", "7_1", "8", "9_2", "10"]) == {
+    found = cluster.jobs(["7_0", "7_1", "8", "9_2", "10"])
+    assert found.keys() - {"7", "9"} == {"7_0", "7_1", "8", "9_2"}, "and of arrays that they are known at all"
+    assert {name: job for name, job in found.items() if name not in ("7", "9")} == {
         "7_0": Job("PENDING", "Dependency"),
         "7_1": Job("RUNNING", node="n1"),
         "8": Job("CANCELLED", node="n3"),
@@ -157,14 +182,14 @@ def test_what_dies_again_and_again_is_given_up(monkeypatch, tmp_path, root, quic
     (folder,) = folders(root, 1)
     sent(root, [[folder.path.name]])
     given_up = 0
-    for job in ("7", "100", "101", "102"):
-        answer(monkeypatch, {job: OVER})
+    for job in ("7", *range(100, 112)):
+        answer(monkeypatch, {str(job): OVER})
         given_up += tend.tend(root).given_up
-    assert given_up == 1 and len(submission.everything(root)) == 3
-    assert status_of(folder).state == "failed"
+    assert given_up == 1 and len(submission.everything(root)) == 10
+    assert status_of(folder).state == "failed" and list(folder.read())[-1]["final"] is True
     assert (
         status_of(folder).reason
-        == "no progress in 3 attempts: its job ended as FAILED, without a word of this run (n1)"
+        == "no progress in 10 attempts: its job ended as FAILED, without a word of this run (n1)"
     )
 
 
@@ -348,6 +373,39 @@ def test_what_was_learned_of_memory_is_asked_for(monkeypatch, tmp_path, root, qu
     assert before.profile == NODE and submission.everything(root)[-1].profile == NODE, "not compounded"
 
 
+def test_what_a_suite_asked_for_a_run_is_asked_again(monkeypatch, tmp_path, root, quick):
+    fake_slurm(monkeypatch, tmp_path)
+    special, other = folders(root, 2)
+    before = sent(root, [[special.path.name], [other.path.name]])
+    before.resources = {special.path.name: Resources(memory_gb=77)}
+    submission.write(root, before)
+    answer(monkeypatch, {"7_0": OVER, "7_1": OVER})
+    assert tend.tend(root).continued == 2
+    new = submission.everything(root)[-1]
+    assert {array.profile.memory_gb: array.packs for array in new.arrays} == {
+        77: [[special.path.name]],
+        2: [[other.path.name]],
+    }
+    assert new.resources == before.resources
+
+
+def test_what_failed_is_open_only_where_it_is_tried_again(monkeypatch, root):
+    defect, unlucky, wanted = folders(root, 3)
+    names = [folder.path.name for folder in (defect, unlucky, wanted)]
+    sent(root, [names])
+    say(defect, "failed", cause="refused", reason="no such thing")
+    say(unlucky, "failed", cause="killed", reason="SIGKILL")
+    say(wanted, "failed", cause="refused", reason="no such thing")
+    wanted.give_order("go", "again")
+    answer(monkeypatch, {"7": OVER})
+    seen = tend.look(root, names)
+    assert [(seen[name].state, seen[name].open) for name in names] == [
+        ("failed", False),
+        ("stopped", True),
+        ("stopped", True),
+    ]
+
+
 def test_a_keeper_stays_while_anything_is_undecided(monkeypatch, capsys):
     came = [UserError("another process has been submitting"), tend.Tended(late=2), tend.Tended(continued=1)]
     naps = []
@@ -365,16 +423,68 @@ def test_a_keeper_stays_while_anything_is_undecided(monkeypatch, capsys):
     assert "1 continued, 0 given up, 0 undecided" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        (None, "FAILED, and no output in .*: is .* on a disk that nodes share. name another --runs"),
+        ("python: not found\n", "FAILED: python: not found .all of it: .*"),
+        ("", "FAILED: it printed nothing .*"),
+    ],
+)
+def test_a_trial_that_fails_says_why(monkeypatch, root, printed, said):
+    monkeypatch.setattr(probe, "LATE_S", 0)
+    answer(monkeypatch, {"7": OVER})
+    folder = root / "jobs" / "trial"
+    (folder / "log").mkdir(parents=True)
+    if printed is not None:
+        (folder / "log" / "7_0_log.out").write_text(printed)
+    found = probe._awaited("7", root, folder / "answer.json", 60)
+    assert found.level == "broken" and re.fullmatch(said, found.text)
+
+
+def test_a_trial_that_works_or_waits_too_long(monkeypatch, root):
+    told = []
+    monkeypatch.setattr(cluster, "tell", lambda verb, names: told.append((verb, names)))
+    monkeypatch.setattr(probe, "POLL_S", 0)
+    answer(monkeypatch, {"7": PENDING})
+    file = root / "jobs" / "trial" / "answer.json"
+    file.parent.mkdir(parents=True)
+    found = probe._awaited("7", root, file, 0.05)
+    assert (found.level, told) == ("absent", [("cancel", ["7"])]) and "PENDING Resources" in found.text
+    file.write_text('{"host": "n1", "jax": "0.5 on cpu"}')
+    assert probe._awaited("7", root, file, 1).text == f"ran on n1 and sees {root}; jax 0.5 on cpu"
+
+
 def test_jobs_in_which_others_wait_are_left_alone(monkeypatch, root):
     told = []
     monkeypatch.setattr(cluster, "available", lambda: True)
     monkeypatch.setattr(cluster, "tell", lambda verb, names: told.append((verb, list(names))) or [])
-    a, b, c = folders(root, 3)
-    sent(root, [[a.path.name, b.path.name], [c.path.name]])
-    answer(monkeypatch, {"7_0": PENDING, "7_1": PENDING})
+    a, b, c, d, done, e, f, go = folders(root, 8)
+    sent(
+        root,
+        [
+            [a.path.name, b.path.name],
+            [c.path.name],
+            [d.path.name],
+            [done.path.name, e.path.name],
+            [f.path.name, go.path.name],
+        ],
+    )
+    say(done, "finished", step=1000)
+    go.give_order("go", "on")
+    answer(monkeypatch, {"7_0": PENDING, "7_1": PENDING, "7_2": RUNNING, "7_3": PENDING, "7_4": PENDING})
     orders.stop(root, [a.path.name, c.path.name], "cancel", "by me")
     orders.stop(root, [b.path.name], "cancel", "by me")
-    assert told == [("cancel", ["7_1"]), ("cancel", ["7_0"])]
+    orders.stop(root, [d.path.name], "cancel", "by me")
+    orders.stop(root, [e.path.name], "hold", "by me")
+    orders.stop(root, [f.path.name], "hold", "by me")
+    assert told == [
+        ("cancel", ["7_1"]),
+        ("cancel", ["7_0"]),
+        ("cancel", []),  # who trains it looks
+        ("hold", ["7_3"]),  # the other one is done
+        ("hold", []),  # the other one is to go on, as was said
+    ]
     assert all(folder.order().wish == "cancel" for folder in (a, b, c))
 
 

@@ -4,6 +4,8 @@ import errno
 import os
 import random
 import signal
+import sys
+import threading
 import time
 
 import numpy as np
@@ -12,6 +14,8 @@ from conftest import DATA, GOAL_TASK, TASK
 from runs import STEPS, arrays, numbers, small_run, start, stop_before_evaluation
 
 from mac_bench import files, registry
+from mac_bench import train as train_module
+from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.errors import UserError
 from mac_bench.generate import generate
 from mac_bench.record import Journal, RunFolder
@@ -202,3 +206,51 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, data_root):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file.*: cannot write there .*choose another --runs"):
         train(small_run(), tmp_path / "file", data_root)
+
+
+def counting(steps: int) -> RunConfig:
+    """A run that takes a long time, and does nothing in it."""
+    agent = "toy_agents.counting"
+    settings = registry.settings(agent, {}, "test").model_dump(mode="json")
+    return RunConfig(
+        agent=agent,
+        version=registry.module(agent).VERSION,
+        task=TASK,
+        dataset=DATA,
+        seed=0,
+        steps=steps,
+        settings=settings,
+        evaluation=EvalConfig(every=steps, episodes=1),
+    )
+
+
+@pytest.mark.parametrize(("wish", "state"), [("hold", "held"), ("cancel", "cancelled")])
+def test_an_order_is_obeyed_in_the_middle_and_before_it_begins(tmp_path, data_root, monkeypatch, wish, state):
+    monkeypatch.setenv("COUNTING_NAP_MS", "20")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # where the agent is
+    monkeypatch.setattr(train_module, "ORDERS_S", 0.05)
+    run = counting(20_000)
+    folder = RunFolder.create(tmp_path, run)
+
+    def order() -> None:
+        while not (folder.path / "checkpoint.npz").exists():
+            time.sleep(0.02)
+        folder.give_order(wish, "by me")
+
+    thread = threading.Thread(target=order)
+    thread.start()
+    assert train(run, tmp_path, data_root, OFTEN) == (state, None)
+    thread.join()
+    status = folder.status()
+    assert (status.state, status.reason, status.cause) == (state, "by me", "ordered")
+    assert 0 < status.step < 20_000 and int(files.read_arrays(folder.path / "checkpoint.npz")["step"]) == status.step
+    log = list(folder.read())
+    assert train(run, tmp_path, data_root, OFTEN) == (state, None)
+    assert list(folder.read()) == log and folder.status() == status, "nothing was begun"
+    folder.give_order("go", "on")
+    process = start(run, tmp_path, data_root)
+    wait_for(lambda: len([event for event in folder.read() if event["kind"] == "attempt"]) == 2, process)
+    process.terminate()
+    assert process.communicate(timeout=120)[0].strip() == "stopped"
+    attempts = [event["step"] for event in folder.read() if event["kind"] == "attempt"]
+    assert attempts == [0, status.step], "it goes on where the order stopped it"
