@@ -19,7 +19,7 @@ from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
 from mac_bench.manifest import made_here, read_manifest
 from mac_bench.provenance import describe, peak_memory
-from mac_bench.record import Cause, Journal, Order, RunFolder, State
+from mac_bench.record import Cause, Journal, Order, RunFolder, State, Status
 from mac_bench.signals import listening
 from mac_bench.types import Agent
 
@@ -60,6 +60,8 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
     """
     trackers.check(options.trackers)
     folder = RunFolder.create(root, run)
+    if _finished(folder.status()):  # without a claim, which leaves traces
+        return Outcome("finished")
     stop = Stop(folder)
     with (
         folder.claim() as attempt,
@@ -67,7 +69,7 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
         trackers.following(options.trackers, run, folder) as hear,
     ):
         before = folder.status()
-        if before is not None and before.state == "finished":
+        if _finished(before):
             return Outcome("finished")
         order = stop.ordered()
         if order is not None:
@@ -86,6 +88,10 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
             raise
         journal.end("finished")
         return Outcome("finished")
+
+
+def _finished(status: Status | None) -> bool:
+    return status is not None and status.state == "finished"
 
 
 class _Attempt:

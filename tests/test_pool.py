@@ -17,7 +17,7 @@ from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.errors import UserError
 from mac_bench.record import RunFolder
 from mac_bench.suite import Member
-from slurm import places, pool
+from slurm import child, places, pool
 
 CHILD = """
 import json, os, signal, sys, time
@@ -223,6 +223,15 @@ def test_a_run_that_another_process_has_had_for_long_is_no_failure(tmp_path, mon
     queue.go(places.places(1))
     assert [result.state for result in queue.results.values()] == ["finished"] and len(tried) == 3
     assert not any(event.get("state") == "failed" for event in folder.read())
+
+
+def test_what_the_kernel_killed_for_its_memory_is_known_as_such_and_not_tried_with_as_little(tmp_path, monkeypatch):
+    kills = iter(range(100))
+    monkeypatch.setattr(child, "_oom_kills", lambda: next(kills))
+    outcome, _ = play(tmp_path, 1, {0: "die"})
+    assert [result.reason for result in outcome.results] == ["killed by SIGKILL for lack of memory"]
+    ends = [event for event in RunFolder(tmp_path / members(1)[0].run.id).read() if event["kind"] == "end"]
+    assert [event["cause"] for event in ends] == ["out of memory"]
 
 
 def test_a_broken_terminal_leaves_no_run_behind(tmp_path, monkeypatch):

@@ -114,7 +114,7 @@ def test_squeue_and_sacct_are_asked_once_and_understood(monkeypatch, tmp_path):
     program(
         tmp_path / "bin",
         "squeue",
-        f"echo squeue >> {asked}; printf '7_0|PENDING|Dependency|\\n7_1|RUNNING|None|n1\\n99|RUNNING|None|n2\\n'",
+        f"echo squeue $@ >> {asked}; printf '7_0|PENDING|Dependency|\\n7_1|RUNNING|None|n1\\n99|RUNNING|None|n2\\n'",
     )
     program(
         tmp_path / "bin",
@@ -129,7 +129,8 @@ def test_squeue_and_sacct_are_asked_once_and_understood(monkeypatch, tmp_path):
         "8": Job("CANCELLED", node="n3"),
         "9_2": Job("NODE_FAIL", node="n4"),
     }
-    assert asked.read_text().split() == ["squeue", "sacct"]
+    assert [line.split()[0] for line in asked.read_text().splitlines()] == ["squeue", "sacct"]
+    assert "--array" in asked.read_text().split(), "else waiting elements come as 7_[0-9%2]"
     program(tmp_path / "bin", "sacct", "echo 'sacct: error: Slurm accounting storage is disabled' >&2; exit 1")
     assert cluster.jobs(["8"]) == {}, "without accounting nothing more is known"
     (tmp_path / "bin" / "sacct").unlink()
@@ -351,6 +352,19 @@ def test_a_run_continued_here_after_the_cluster_and_the_other_way_round(monkeypa
     assert tend.look(root, [name])[name].state == "starting"
     say(folder, "running", job="8", attempt=3)
     assert tend.look(root, [name])[name].state == "running"
+
+
+def test_a_submission_that_cannot_be_read_hides_no_other(root):
+    (folder,) = folders(root, 1)
+    sent(root, [[folder.path.name]])
+    (root / "jobs" / "later").mkdir()
+    (root / "jobs" / "later" / "submission.json").write_text('{"of": "a later version"}')
+    assert [each.id for each in submission.everything(root)] == ["sent"]
+
+
+def test_a_cluster_without_arrays_still_takes_single_jobs(monkeypatch, tmp_path):
+    fake_slurm(monkeypatch, tmp_path, array_size=0)
+    assert cluster.limits() == (1, 10_000)
 
 
 def test_the_last_submission_is_the_last_in_time(root):
