@@ -43,7 +43,7 @@ check: $(TORCH)
 	$(BIN)/pyright
 
 # What needs processes of its own comes after the others: a browser and its server, and a whole SLURM.
-APART := tests/test_browser.py tests/test_one_machine.py tests/test_slurm.py tests/test_chaos.py
+APART := $(addprefix tests/test_,browser.py one_machine.py slurm.py slurm_refusals.py slurm_data.py chaos.py)
 test: check
 	$(BIN)/pytest -n 2 $(addprefix --ignore ,$(APART))
 	$(BIN)/pytest $(APART)

@@ -16,6 +16,10 @@ KILLED = re.compile(
 """the line of the job, as that of its step comes whenever a process of it dies; or of who watches its memory"""
 
 
+START = b"Starting with JobEnvironment"
+"""what submitit prints first"""
+
+
 class End(NamedTuple):
     """How the runs of a job end that were not done."""
 
@@ -49,14 +53,18 @@ BY_STATE = {
 }
 
 
-def last_word(log: Path) -> End | None:
-    """Why SLURM ended a job the last time, as it wrote into the job's output; None where it wrote nothing."""
+def last_word(log: Path, start: int = 1) -> End | None:
+    """Why SLURM ended a job, as it wrote into the job's output; None where it wrote nothing.
+
+    A job that is queued again goes on with the same file: `start` 1 is its last start, 2 the one before.
+    """
     try:
         with open(log, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            found = KILLED.findall(file.read())
+            starts = file.read().split(START)
     except OSError:
         return None
+    found = KILLED.findall(starts[-start] if start <= len(starts) else b"")
     ends = [OUT_OF_MEMORY if memory else BY_WORD.get(word.decode().strip()) for word, memory in found]
     return next((end for end in reversed(ends) if end), None)
 

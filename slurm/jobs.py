@@ -128,7 +128,7 @@ def _why(number: int, near_limit: bool, log: Path) -> End:
 def _conclude_last_time(folders: list[RunFolder], own: str, log: Path) -> None:
     """Runs that this job left without last words when it was queued again. Whatever else does that says so in the
     job's output, or gives its processes the time to say it: so without a word it was the node."""
-    word = ends.last_word(log)
+    word = ends.last_word(log, start=2)
     end = word if word and word.cause != "ordered" else ends.NODE_FAILED
     for folder in folders:
         status = status_of(folder)

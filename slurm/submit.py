@@ -135,7 +135,8 @@ def single(
 
 def keeper_of(profile: Profile) -> Profile:
     """What the small job asks for that waits for an array with this profile."""
-    return profile.model_copy(update={**KEEPER, "partition": profile.keeper_partition or profile.partition})
+    elsewhere = {"partition": profile.keeper_partition, "extra": {}} if profile.keeper_partition else {}
+    return profile.model_copy(update={**KEEPER, **elsewhere})
 
 
 def text(sent: Submission, root: Path, array: Array, dependency: str | None = None) -> str:

@@ -65,10 +65,12 @@ class Tended(NamedTuple):
 
 def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
     """The state of each run: reads its folder, and asks SLURM one question where any has a job there."""
-    where = submission.latest(submission.everything(root))
+    known = submission.everything(root)
+    where = submission.latest(known)
+    on_cluster = submission.latest(sent for sent in known if sent.place == "slurm")
     words = {run: _words(RunFolder(root / run), run in where and where[run][0].place == "slurm") for run in runs}
     open_ = [run for run, (status, order) in words.items() if run in where and not _settled(status, order)]
-    names = {name for run in open_ if (name := where[run][1])}
+    names = {name for run in open_ if run in on_cluster and (name := on_cluster[run][1])}
     jobs, silent = _ask(names)
     found = {}
     for run, (status, order) in words.items():
@@ -77,8 +79,13 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
             found[run] = _alone(status, order, name)
         elif sent.place == "local":
             seen = _alone(status, order, None)
-            waits = seen.state in (*IDLE, "failed") and submission.works(root, sent)
-            found[run] = Seen("queued", f"by process {sent.pid} on {sent.host}") if waits else seen
+            before = on_cluster[run][1] if run in on_cluster else None
+            job = jobs.get(before) if before else None
+            if seen.state in (*IDLE, "failed") and submission.works(root, sent):
+                seen = Seen("queued", f"by process {sent.pid} on {sent.host}")
+            elif before and job and job.phase != "over":  # from before it was begun here, and there it goes on
+                seen = _in_job(status, order, before, job, silent)
+            found[run] = seen
         elif name is None:
             found[run] = _alone(status, order, None)._replace(free=True)
         else:

@@ -32,6 +32,14 @@ def log(tmp_path):
     return tmp_path / "7_0_log.out"
 
 
+def test_a_job_that_came_again_has_a_word_for_each_start(log):
+    start, lines = f"submitit INFO - {ends.START.decode()}(job_id=7)", list(WORDS)
+    log.write_text("\n".join([start, lines[2], start, "it trains"]))
+    assert ends.last_word(log) is None, "the word was of the start before"
+    assert ends.last_word(log, start=2) == WORDS[lines[2]]
+    assert ends.last_word(log, start=9) is None
+
+
 @pytest.mark.parametrize("line", WORDS)
 def test_each_line_means_what_it_says(log, line):
     log.write_text(f"mac-bench: something\n{line}\nsrun: error: n1: task 0: Terminated\n")

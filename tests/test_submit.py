@@ -151,6 +151,7 @@ def test_what_is_refused_from_the_start_leaves_nothing_behind(monkeypatch, tmp_p
 def test_arrays_that_must_wait_and_keepers_depend_on_those_before(monkeypatch, tmp_path, root):
     kept = fake_slurm(monkeypatch, tmp_path, array_size=1)
     asked = CPU.model_copy(update={"runs_per_job": 1, "max_jobs": 1, "gpus": 1, "keeper_partition": "cpu"})
+    asked = asked.model_copy(update={"extra": {"constraint": "a100"}})
     done = submit.send(fresh(root), root, asks(2, asked))
     texts = [(kept / f"{number}.sh").read_text() for number in (1, 2, 3, 4)]
     assert [array.job for array in done.submission.arrays] == ["100", "102"] and done.submission.keepers == [
@@ -160,6 +161,7 @@ def test_arrays_that_must_wait_and_keepers_depend_on_those_before(monkeypatch, t
     found = [[line.split("=")[1] for line in text.splitlines() if "--dependency" in line] for text in texts]
     assert found == [[], ["afterany:100"], ["afterany:100"], ["afterany:102"]]
     assert "--partition=cpu" in texts[1] and "--gres" not in texts[1] and "--mem=2048MB" in texts[1]
+    assert "--constraint" in texts[0] and "--constraint" not in texts[1], "the other partition has other nodes"
 
 
 def test_a_node_that_failed_is_avoided_where_there_is_another(monkeypatch, tmp_path, root):

@@ -347,6 +347,8 @@ def test_a_run_continued_here_after_the_cluster_and_the_other_way_round(monkeypa
     assert tend.look(root, [name])[name].state == "running" and tend.tend(root) == tend.Tended()
     say(folder, "stopped", job=None, attempt=2, cause="signalled")
     assert tend.tend(root) == tend.Tended(), "what somebody stopped here is not sent away"
+    answer(monkeypatch, {"7": Job("PENDING", "Priority")})
+    assert tend.look(root, [name])[name].state == "queued", "its job is still there, and will go on with it"
     sent(root, [[name]], "8", name="again", at=time.time() + 1)
     answer(monkeypatch, {"8": RUNNING})
     assert tend.look(root, [name])[name].state == "starting"
