@@ -225,6 +225,8 @@ def logs(
     folder = overview.find_folder(runs, run)
     path = folder.path / "log.txt"
     if not path.exists():
+        path = cli_jobs.log_of(folder) or path
+    if not path.exists():
         begun = overview.status_of(folder) is not None
         raise UserError(f"{folder.path}: {'trained in a terminal, which has its output' if begun else 'not begun yet'}")
     with open(path, encoding="utf-8", errors="replace") as file:

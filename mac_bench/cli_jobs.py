@@ -1,6 +1,7 @@
 """The verbs that send runs to a cluster, and those that give orders to runs wherever they are."""
 
 import getpass
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -95,6 +96,16 @@ def register(app: typer.Typer, panel: str) -> None:
         app.command(rich_help_panel=panel)(verb)
 
 
+def log_of(folder: RunFolder) -> Path | None:
+    """What the last job printed that a run was sent to; None where there is no such file."""
+    from slurm import submission
+
+    root = folder.path.parent
+    sent, job = submission.latest(submission.everything(root)).get(folder.path.name, (None, None))
+    path = submission.folder(root, sent.id) / "log" / f"{job}_0_log.out" if sent and job else None
+    return path if path and path.exists() else None
+
+
 def seen(root: Path, suite: str | None, chosen: Selection = Selection()) -> list[overview.Entry]:  # noqa: B008
     """Runs with their states by all that can be known. Raises UserError where nothing was started."""
     return chosen.of([line for line, _ in _looked(root, suite)])
@@ -175,6 +186,9 @@ def submit(
     if sent.refused and not sent.accepted:
         raise UserError(f"nothing was submitted: {sent.refused}")
     console.print(f"{overview.plural(sent.accepted, 'run')} of {len(chosen):,} submitted{_where(sent)}{left}")
+    if sent.unkept:
+        advice = "`keeper: false` does without, and `watch` continues what dies"
+        print(f"mac-bench: no job waits for these to continue what dies: {sent.unkept}; {advice}", file=sys.stderr)
     if sent.refused:
         rest = overview.plural(len(asks) - sent.accepted, "run")
         raise UserError(f"the cluster refused the other {rest}: {sent.refused}; repeat it later")
@@ -200,7 +214,10 @@ def watch(
 
     console, root, pause, before = terminal(), runs.absolute(), every, ""
     while True:
-        done = tend.tend(root)
+        try:
+            done = tend.tend(root)
+        except UserError as error:  # somebody submits just now
+            done = tend.Tended(refused=str(error))
         looked = _looked(root, suite)
         lines = [line for line, _ in looked]
         text = overview.counts(lines) + (f" ({escape(str(done))})" if done.continued or done.refused else "")

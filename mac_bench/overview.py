@@ -140,6 +140,8 @@ def show(console: Console, lines: Iterable[Entry], root: Path, live: bool, every
             console.print(_table(root, [line for line in lines if line.task == task], live))
             console.print()
     _explain(console, [line for line in lines if line.state in WORRYING])
+    if live:
+        _reasons(console, [line for line in lines if line.reason and line.state not in (*WORRYING, "finished")])
     console.print(counts(lines))
 
 
@@ -165,6 +167,12 @@ def _explain(console: Console, lines: list[Entry]) -> None:
         )
         more = f" and {len(alike) - EXAMPLES:,} more" if len(alike) > EXAMPLES else ""
         console.print(f"[red]{state}[/] {where}{more}: {escape(reason)}", soft_wrap=True)
+
+
+def _reasons(console: Console, lines: list[Entry]) -> None:
+    """Why runs wait, or have stopped: each reason with the number of runs that have it."""
+    for (state, reason), number in Counter((line.state, line.reason) for line in lines).items():
+        console.print(f"[{STYLES[state]}]{state}[/] {plural(number, 'run')}: {escape(reason)}", soft_wrap=True)
 
 
 def counts(lines: Iterable[Entry]) -> str:

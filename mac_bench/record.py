@@ -13,6 +13,7 @@ import json
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -214,6 +215,11 @@ class RunFolder:
         except UserError:
             return False
 
+    def superseded(self, attempt: int) -> bool:
+        """Whether somebody has taken the attempt after this one: a cluster may start a run anew while a node that it
+        has lost still trains it."""
+        return (self.path / "attempts" / str(attempt + 1)).exists()
+
     def _taken(self, status: Status | None) -> UserError:
         who = f" (process {status.pid} on {status.host})" if status else ""
         return UserError(f"{self.path}: another process{who} is training this run; leaving it alone")
@@ -278,7 +284,8 @@ class RunFolder:
     def _clear_up(self) -> None:
         """Remove what a killed writer left half-written, so that the next event starts on a line of its own."""
         for aside in self.path.glob(".*.tmp"):
-            aside.unlink()
+            if not aside.name.startswith(".order."):  # of somebody who gives an order just now
+                aside.unlink(missing_ok=True)
         if self.events.exists():
             text = self.events.read_bytes()
             whole = text.rfind(b"\n") + 1
@@ -339,6 +346,24 @@ class Journal:
         """A sign of life, not more often than every few seconds."""
         if time.monotonic() - self._beaten > HEARTBEAT_S:
             self.status("running")
+
+    @contextmanager
+    def pulse(self) -> Iterator[None]:
+        """Signs of life while something is done that gives none itself, such as loading a large data set."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_S):
+                with suppress(OSError):  # what is the matter with the disk, the run itself will say
+                    self.status("running")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def status(self, state: State, reason: str | None = None, cause: Cause | None = None) -> None:
         """Replace the run's status."""

@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     """How a call of `train` ended."""
 
     state: State
-    """finished or stopped; held or cancelled where that was ordered"""
+    """finished or stopped; held or cancelled where that was ordered; running where another process has it now"""
     signal: int | None = None
     """the signal that stopped it"""
 
@@ -62,12 +62,8 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
     folder = RunFolder.create(root, run)
     if _finished(folder.status()):  # without a claim, which leaves traces
         return Outcome("finished")
-    stop = Stop(folder)
-    with (
-        folder.claim() as attempt,
-        listening(stop, (signal.SIGTERM, signal.SIGINT)),
-        trackers.following(options.trackers, run, folder) as hear,
-    ):
+    with folder.claim() as attempt, trackers.following(options.trackers, run, folder) as hear:
+        stop = Stop(folder, attempt)
         before = folder.status()
         if _finished(before):
             return Outcome("finished")
@@ -76,11 +72,16 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
             return Outcome(order.state)
         journal = Journal(folder, run.steps, attempt, before, hear)
         try:
-            journal.status("running")
-            _Attempt(run, folder, journal, data, options, stop).go()
+            with listening(stop, (signal.SIGTERM, signal.SIGINT)):
+                journal.status("running")
+                with journal.pulse():
+                    loaded = _Attempt(run, folder, journal, data, options, stop)
+                loaded.go()
         except Stopped as stopped:
             journal.end(stopped.state, str(stopped), stopped.cause)
             return Outcome(stopped.state, stop.asked)
+        except Superseded:
+            return Outcome("running")
         except BaseException as error:
             journal.fail(error)
             if isinstance(error, OSError):
@@ -198,11 +199,15 @@ class Stopped(Exception):
         self.cause: Cause = cause
 
 
+class Superseded(Exception):
+    """A later attempt has begun, elsewhere: this one was given up for dead, and must not write another word."""
+
+
 class Stop:
     """Remembers the first signal that asked to stop, and looks for orders every few seconds."""
 
-    def __init__(self, folder: RunFolder):
-        self.folder = folder
+    def __init__(self, folder: RunFolder, attempt: int):
+        self.folder, self.attempt = folder, attempt
         self.asked: int | None = None
         self.order: Order | None = None
         self._looked = time.monotonic()
@@ -220,9 +225,11 @@ class Stop:
         return order if order and order.wish != "go" else None
 
     def wanted(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether the run is to stop. Raises Superseded where it is another's by now."""
         if time.monotonic() - self._looked > ORDERS_S:
             self._looked = time.monotonic()
+            if self.folder.superseded(self.attempt):
+                raise Superseded
             self.order = self.ordered()
         return self.asked is not None or self.order is not None
 

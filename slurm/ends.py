@@ -16,6 +16,9 @@ KILLED = re.compile(
 """the line of the job, as that of its step comes whenever a process of it dies; or of who watches its memory"""
 
 
+COMPLAINT = re.compile(r"[Ee]rror|not found|No such file|[Dd]enied|cannot")
+SUMMARY = re.compile(r"srun: |slurmstepd\S*: error: \*\*\*|[^\x00-\x7f] ")
+"""lines of SLURM, and of our queue about runs, which begin with a mark"""
 START = b"Starting with JobEnvironment"
 """what submitit prints first"""
 
@@ -69,10 +72,24 @@ def last_word(log: Path, start: int = 1) -> End | None:
     return next((end for end in reversed(ends) if end), None)
 
 
-def of(job: Job, log: Path) -> End:
-    """Why this job is over. `job.state` is empty where SLURM has forgotten it."""
+def complaint(log: Path) -> str | None:
+    """The last line of a job's output that tells of an error, but for SLURM's own summaries; None where none does."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            lines = file.read().split(START)[-1].decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    said = [line.strip() for line in lines if COMPLAINT.search(line) and not SUMMARY.match(line)]
+    return said[-1].split("error: ", 1)[-1] if said else None
+
+
+def of(job: Job, log: Path, began: bool = True) -> End:
+    """Why this job is over, in which a run did or did not begin. `job.state` is empty where SLURM has forgotten it."""
     on = f" ({job.node})" if job.node else ""
     end = BY_STATE.get(job.state) or last_word(log)
+    if end is None and not began and (said := complaint(log)):
+        return End("stopped", "error", f"its job failed before the run began: {said}")
     if end is None:
         what = f"its job ended as {job.state}" if job.state else "its job is gone, and there is no sign of life"
         end = End("stopped", "job lost", f"{what}, without a word of this run")

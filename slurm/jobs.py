@@ -20,6 +20,7 @@ from slurm import cluster, data, ends, submission, tend
 from slurm.ends import End
 from slurm.places import places
 from slurm.pool import Queue, train_command
+from slurm.profile import Profile
 from slurm.submission import Submission
 
 SLACK_S = 90
@@ -32,20 +33,22 @@ def work(root: str, name: str, array: int, element: int) -> None:
 
     Leaves with exit code 1 where one of them failed.
     """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # before and after the runs it would have submitit's handler
     sent = submission.read(Path(root), name)
     os.environ[JOB] = own = _own_id()
     log = submission.folder(Path(root), name) / "log" / f"{own}_0_log.out"
+    profile = sent.arrays[array].profile
     folders = _readable(Path(root), sent.arrays[array].packs[element])
     _conclude_last_time(folders, own, log)
+    folders = _mine(Path(root), sent, profile, folders)
     members = [Member(folder.config().agent, folder.config()) for folder in folders]
     options = sent.options
-    profile = sent.arrays[array].profile
     command = train_command(
         Path(options.data), options.eval_workers, options.videos, options.track, profile.checkpoint_minutes
     )
     queue, began = Queue(members, Path(root), command, Console(width=200), patient=True), time.monotonic()
     with listening(queue.stop, (signal.SIGUSR2, signal.SIGTERM)):
-        queue.go(places(len(members)))
+        queue.go(places(len(members)) if members else [])
     left = [folder for folder in folders if _unfinished(queue, folder.path.name)]
     if queue.signal is not None:
         near = time.monotonic() - began > 60 * profile.time_minutes - profile.signal_s - SLACK_S
@@ -53,12 +56,46 @@ def work(root: str, name: str, array: int, element: int) -> None:
         print(f"mac-bench: {end.reason}; {len(left)} of {len(folders)} runs to be continued", flush=True)
         for folder in left:
             _conclude(folder, own, end)
-        if end.cause in ("time limit", "preempted") and left:
-            _queue_again(Path(root), sent, own, left, profile.requeue)
+        if end.cause in ("time limit", "preempted"):
+            _queue_again(Path(root), sent, own, profile, left)
     else:  # what asks for more memory, or less company
-        tend.resubmit(Path(root), [run for run, result in queue.results.items() if result.state == "failed"])
+        _resubmit(Path(root), [run for run, result in queue.results.items() if result.state == "failed"])
     if any(result.state == "failed" for result in queue.results.values()) and queue.signal is None:
         raise SystemExit(1)
+
+
+def _mine(root: Path, sent: Submission, profile: Profile, folders: list[RunFolder]) -> list[RunFolder]:
+    """Runs that this job is to train: all of its own, the first time. A job that comes again leaves those that failed
+    for good, or have been sent elsewhere since, and sends on those that it is too small for."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        return folders
+    where = submission.latest(submission.everything(root))
+    known = [folder for folder in folders if where[folder.path.name][0].id == sent.id]
+    stay, go = _sorted(sent, profile, known)
+    _resubmit(root, go)
+    return stay
+
+
+def _sorted(sent: Submission, profile: Profile, folders: list[RunFolder]) -> tuple[list[RunFolder], list[str]]:
+    """Runs that this job may continue, and those that ask for more than it has; the others are given up."""
+    stay, go = [], []
+    for folder in folders:
+        wanted = tend.ask(sent, folder)
+        if not wanted.decision.go_on:
+            tend.give_up(folder, wanted.decision.reason)
+        elif wanted.wanted.memory_gb > profile.memory_gb or wanted.wanted.runs_per_job < profile.runs_per_job:
+            go.append(folder.path.name)
+        else:
+            stay.append(folder)
+    return stay, go
+
+
+def _resubmit(root: Path, runs: list[str]) -> None:
+    if runs:
+        try:
+            tend.resubmit(root, runs)
+        except UserError as error:  # the keeper, `watch` or the next `submit` does it
+            print(f"mac-bench: {error}", flush=True)
 
 
 def _readable(root: Path, runs: list[str]) -> list[RunFolder]:
@@ -144,12 +181,13 @@ def _conclude(folder: RunFolder, own: str, end: End) -> None:
         folder.give_order("cancel", end.reason)
 
 
-def _queue_again(root: Path, sent: Submission, own: str, left: list[RunFolder], allowed: bool) -> None:
-    """This job under its own id, or a fresh one where that is not allowed."""
-    problems = cluster.tell("requeue", [own]) if allowed else ["the profile says requeue: false"]
+def _queue_again(root: Path, sent: Submission, own: str, profile: Profile, left: list[RunFolder]) -> None:
+    """This job under its own id, or a fresh one where that is not allowed, for those of its runs that are to go on."""
+    stay, go = _sorted(sent, profile, left)
+    _resubmit(root, go)
+    if not stay:
+        return
+    problems = cluster.tell("requeue", [own]) if profile.requeue else ["the profile says requeue: false"]
     if problems:
         print(f"mac-bench: not queued again ({problems[0]}); a fresh job continues", flush=True)
-        try:
-            tend.resubmit(root, [folder.path.name for folder in left])
-        except UserError as error:  # the keeper, `watch` or the next `submit` does it
-            print(f"mac-bench: {error}", flush=True)
+        _resubmit(root, [folder.path.name for folder in stay])

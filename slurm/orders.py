@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from mac_bench.overview import status_of
 from mac_bench.record import RunFolder
 from slurm import cluster, submission, tend
 
@@ -69,5 +70,5 @@ def _waiting(root: Path, runs: list[str], held: bool = False) -> list[str]:
 
 
 def _needs_nothing(folder: RunFolder) -> bool:
-    order, status = folder.order(), folder.status()
+    order, status = folder.order(), status_of(folder)
     return bool(order and order.wish != "go") or bool(status and status.state == "finished")

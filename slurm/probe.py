@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mac_bench.doctor import Finding
-from slurm import cluster, profile, snapshot, submission, submit
+from slurm import cluster, ends, profile, snapshot, submission, submit
 
 WAIT_S = 300.0
 POLL_S = 2.0
 LATE_S = 90.0
 """how late a network disk may show the answer of a job that is over"""
+SEEN_S = 10.0
 MINUTES = 5
 
 
@@ -43,7 +44,9 @@ def _awaited(job: str, root: Path, answer: Path, wait_s: float) -> Finding:
         state = cluster.jobs([job]).get(job, state)
         if state.phase == "over":
             over = over or time.monotonic()
-            if time.monotonic() - over > min(LATE_S, wait_s / 3):
+            # where its output can be seen, its answer could
+            late_s = SEEN_S if _log(job, answer).exists() else LATE_S
+            if time.monotonic() - over > min(late_s, wait_s / 3):
                 return Finding("broken", "job", _failed(job, root, answer, state))
         time.sleep(POLL_S)
     cluster.tell("cancel", [job])
@@ -51,11 +54,15 @@ def _awaited(job: str, root: Path, answer: Path, wait_s: float) -> Finding:
     return Finding("absent", "job", f"not done after {wait_s:.0f} s ({text}); the queue may be long: try again later")
 
 
+def _log(job: str, answer: Path) -> Path:
+    return answer.parent / "log" / f"{job}_0_log.out"
+
+
 def _failed(job: str, root: Path, answer: Path, state: cluster.Job) -> str:
-    log = answer.parent / "log" / f"{job}_0_log.out"
+    log = _log(job, answer)
     if not log.exists():
         return (
             f"{state.state}, and no output in {log.parent}: is {root} on a disk that nodes share? name another --runs"
         )
     said = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
-    return f"{state.state}: {said[-1]} (all of it: {log})"
+    return f"{state.state}: {ends.complaint(log) or said[-1]} (all of it: {log})"

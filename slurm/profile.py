@@ -22,7 +22,7 @@ from typing import Annotated
 import pydantic
 
 from mac_bench.config import Resources, Settings, parse
-from mac_bench.errors import unknown
+from mac_bench.errors import UserError, unknown
 from mac_bench.suite import read_yaml
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -101,13 +101,20 @@ class Profile(Settings):
         for line in (*self.setup, self.python or "", self.about):
             if "\n" in line or "\0" in line:
                 raise ValueError("setup, python and about: no line may have a line break in it")
+        if self.signal_s >= 60 * self.time_minutes:
+            raise ValueError(f"signal_s is {self.signal_s}, as long as the whole job of {self.time_minutes} minutes")
         if self.gpu_type and not self.gpus:
             raise ValueError("gpu_type is given, but gpus is 0")
         return self
 
     def with_(self, resources: Resources) -> "Profile":
-        """This profile for a run that asks for something else."""
-        return self.model_copy(update=resources.model_dump(exclude_none=True))
+        """This profile for a run that asks for something else. Raises UserError where the two do not fit."""
+        changed = self.model_copy(update=resources.model_dump(exclude_none=True))
+        if changed.signal_s >= 60 * changed.time_minutes:
+            raise UserError(
+                f"resources: time_minutes is {changed.time_minutes}, but the profile's signal_s is {changed.signal_s}"
+            )
+        return changed
 
 
 def load(name: str) -> Profile:

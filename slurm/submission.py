@@ -96,7 +96,7 @@ def working(root: Path, submission: Submission) -> Iterator[None]:
     write(root, submission)
     with open(folder(root, submission.id) / "alive", "a") as file:
         with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX)  # waits for whoever looks just now
         yield
 
 

@@ -19,7 +19,7 @@ from slurm.policy import Decision
 from slurm.profile import Profile
 from slurm.submission import Array, Submission
 
-KEEPER = {"cpus": 1, "memory_gb": 2.0, "time_minutes": 30, "gpus": 0, "gpu_type": None}
+KEEPER = {"cpus": 1, "memory_gb": 2.0, "time_minutes": 30, "signal_s": 60, "gpus": 0, "gpu_type": None}
 """what the job asks for that continues what died"""
 UNUSABLE = re.compile(r"[%\\:\n\r\0]")
 """what sbatch reads as something else in the name of a log file, and Python in a path to its modules"""
@@ -48,6 +48,8 @@ class Sent(NamedTuple):
     submission: Submission
     refused: str | None
     """the cluster's words where it took only some of the arrays, or none"""
+    unkept: str | None = None
+    """its words where it did not take the job that continues what dies"""
 
     @property
     def accepted(self) -> int:
@@ -92,6 +94,7 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask], function: str = "wor
     check_root(root)
     sent.arrays = arrays(asks, cluster.limits().array_size)
     submission.write(root, sent)
+    unkept = None
     for number, array in enumerate(sent.arrays):
         before = chain(number, sent.arrays)
         dependency = f"afterany:{sent.arrays[before].job}" if before is not None else None
@@ -109,10 +112,11 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask], function: str = "wor
                 keeper = Array(profile=keeper_of(array.profile), packs=[[]])
                 name = _sbatch(sent, root, keeper, jobs.keep, [(str(root),)], f"afterany:{job}")
             except UserError as error:
-                return Sent(sent, f"{error} (the job that continues what dies; `keeper: false` does without)")
+                unkept = str(error)
+                continue
             sent.keepers.append(name)
             submission.write(root, sent)
-    return Sent(sent, None)
+    return Sent(sent, None, unkept)
 
 
 def single(

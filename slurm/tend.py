@@ -68,6 +68,7 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
     known = submission.everything(root)
     where = submission.latest(known)
     on_cluster = submission.latest(sent for sent in known if sent.place == "slurm")
+    here = submission.latest(sent for sent in known if sent.place == "local" and submission.works(root, sent))
     words = {run: _words(RunFolder(root / run), run in where and where[run][0].place == "slurm") for run in runs}
     open_ = [run for run, (status, order) in words.items() if run in where and not _settled(status, order)]
     names = {name for run in open_ if run in on_cluster and (name := on_cluster[run][1])}
@@ -81,8 +82,8 @@ def look(root: Path, runs: Iterable[str]) -> dict[str, Seen]:
             seen = _alone(status, order, None)
             before = on_cluster[run][1] if run in on_cluster else None
             job = jobs.get(before) if before else None
-            if seen.state in (*IDLE, "failed") and submission.works(root, sent):
-                seen = Seen("queued", f"by process {sent.pid} on {sent.host}")
+            if seen.state in (*IDLE, "failed") and run in here:
+                seen = Seen("queued", f"by process {here[run][0].pid} on {here[run][0].host}")
             elif before and job and job.phase != "over":  # from before it was begun here, and there it goes on
                 seen = _in_job(status, order, before, job, silent)
             found[run] = seen
@@ -134,15 +135,27 @@ def send_again(root: Path, runs: Sequence[str]) -> Tended:
         status, order = status_of(folder), folder.order()
         if sent.profile is None or _settled(status, order):
             continue
-        decision = judge(folder)
-        if decision.go_on:
-            own = sent.resources.get(run)
-            groups.setdefault(sent.id, []).append(Ask(run, sent.profile.with_(own) if own else sent.profile, decision))
+        wanted = ask(sent, folder)
+        if wanted.decision.go_on:
+            groups.setdefault(sent.id, []).append(wanted)
         elif status and status.state != "failed":
-            given_up += folder.conclude(status.attempt, "failed", decision.reason, status.cause or "error", True)
+            given_up += give_up(folder, wanted.decision.reason)
     sent = [_again(root, submission.read(root, name), asks) for name, asks in groups.items()]
     refused = next((each.refused for each in sent if each.refused), None)
     return Tended(sum(each.accepted for each in sent), given_up, 0, refused)
+
+
+def give_up(folder: RunFolder, reason: str) -> bool:
+    """There is to be no other attempt."""
+    status = status_of(folder)
+    return status is not None and folder.conclude(status.attempt, "failed", reason, status.cause or "error", True)
+
+
+def ask(sent: Submission, folder: RunFolder) -> Ask:
+    """What a run of a submission is to get at its next attempt, by what its attempts have taught."""
+    assert sent.profile is not None
+    own = sent.resources.get(folder.path.name)
+    return Ask(folder.path.name, sent.profile.with_(own) if own else sent.profile, judge(folder))
 
 
 def _again(root: Path, before: Submission, asks: list[Ask]) -> Sent:
@@ -210,8 +223,9 @@ def _in_job(status: Status | None, order: Order | None, name: str, job: Job | No
         left = alone.state == "running" and here
         return Seen("queued", job.reason, name) if left or alone.state in (*IDLE, "lost") else alone
     if job and job.phase == "running":
-        silent_elsewhere = alone.state == "lost" and not here
-        return Seen("starting", f"on {job.node}", name) if alone.state in IDLE or silent_elsewhere else alone
+        if alone.state == "lost" and here:  # it still has the job: nobody else may train it
+            return Seen("running", "no sign of life, but its job runs", name)
+        return Seen("starting", f"on {job.node}", name) if alone.state in (*IDLE, "lost") else alone
     if silent:
         return Seen("unknown", SILENT, name) if alone.state in (*IDLE, "lost") else alone  # it may be in the queue
     if here and status and status.state not in ("running", "lost"):
@@ -254,7 +268,8 @@ def _last_words(root: Path, where: tuple[Submission, str | None], run: str, job:
     sent, name = where
     folder = RunFolder(root / run)
     status = status_of(folder)
-    end = ends.of(job, submission.folder(root, sent.id) / "log" / f"{name}_0_log.out")
+    here = status is not None and status.job == name
+    end = ends.of(job, submission.folder(root, sent.id) / "log" / f"{name}_0_log.out", here)
     if end.state == "cancelled":
         folder.give_order("cancel", end.reason)
     if status and status.job == name:

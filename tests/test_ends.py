@@ -32,6 +32,27 @@ def log(tmp_path):
     return tmp_path / "7_0_log.out"
 
 
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (["slurmstepd-n1: error: execve(): nopython: No such file or directory", "srun: error: n1: task 0: Exited"],
+         "execve(): nopython: No such file or directory"),
+        (["/spool/script: line 9: module: command not found"], "/spool/script: line 9: module: command not found"),
+        (["ModuleNotFoundError: No module named 'slurm'", "srun: error: n1: task 0: Exited with exit code 1"],
+         "ModuleNotFoundError: No module named 'slurm'"),
+        (["· bc seed 0: started", "✗ bc cube seed 1: error", "srun: error: n1: task 0: Killed"], None),
+        (["slurmstepd-n1: error: *** STEP 12.0 ON n1 CANCELLED AT 2026-11-26T14:00:31 ***"], None),
+    ],
+)  # fmt: skip
+def test_a_job_that_never_began_says_why(log, said, complaint):
+    assert ends.complaint(log) is None
+    log.write_text("\n".join([f"error of a start before {ends.START.decode()}", *said]))
+    assert ends.complaint(log) == complaint
+    end = ends.of(Job("FAILED"), log, began=False)
+    assert (end.cause, complaint is None or complaint in end.reason) == ("error" if complaint else "job lost", True)
+    assert ends.of(Job("FAILED"), log).cause == "job lost", "a run that had begun has its own words"
+
+
 def test_a_job_that_came_again_has_a_word_for_each_start(log):
     start, lines = f"submitit INFO - {ends.START.decode()}(job_id=7)", list(WORDS)
     log.write_text("\n".join([start, lines[2], start, "it trains"]))

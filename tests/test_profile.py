@@ -8,6 +8,13 @@ from mac_bench.errors import UserError
 from slurm import profile
 
 
+def test_a_warning_must_come_before_the_job_is_over():
+    with pytest.raises(ValueError, match="signal_s is 120, as long as the whole job of 2 minutes"):
+        profile.Profile(time_minutes=2)
+    with pytest.raises(UserError, match="time_minutes is 1, but the profile's signal_s is 120"):
+        profile.Profile(time_minutes=10).with_(Resources(time_minutes=1))
+
+
 @pytest.mark.parametrize("name", profile.names())
 def test_each_profile_of_the_project_loads(name):
     asked = profile.load(name)

@@ -43,7 +43,7 @@ TRUTH = [
     (RUNNING, "stopped", "6", "starting", False, False),
     (RUNNING, "running", "7", "running", False, False),
     (RUNNING, "lost", "6", "starting", False, False),
-    (RUNNING, "lost", "7", "lost", False, False),
+    (RUNNING, "lost", "7", "running", False, False),
     (RUNNING, "finished", "7", "finished", False, False),
     (OVER, None, "7", "ending", False, True),
     (OVER, "running", "7", "ending", False, True),

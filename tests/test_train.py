@@ -13,7 +13,7 @@ import pytest
 from conftest import DATA, GOAL_TASK, TASK
 from runs import STEPS, arrays, numbers, small_run, start, stop_before_evaluation
 
-from mac_bench import files, registry
+from mac_bench import files, record, registry, tasks
 from mac_bench import train as train_module
 from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.errors import UserError
@@ -222,6 +222,42 @@ def counting(steps: int) -> RunConfig:
         settings=settings,
         evaluation=EvalConfig(every=steps, episodes=1),
     )
+
+
+def test_an_attempt_after_which_another_began_writes_no_more(tmp_path, data_root, monkeypatch):
+    """As on a node that the cluster has lost, and that has not died."""
+    run = small_run(steps=400)
+    folder = RunFolder.create(tmp_path, run)
+    original, seen = Journal.beat, []
+
+    def beat(journal):
+        original(journal)
+        if not seen:
+            (folder.path / "attempts" / str(journal.attempt + 1)).touch()
+            seen.extend([(folder.path / "status.json").read_bytes(), folder.events.read_bytes()])
+
+    monkeypatch.setattr(Journal, "beat", beat)
+    monkeypatch.setattr(train_module, "ORDERS_S", -1.0)
+    assert train(run, tmp_path, data_root).state == "running"
+    assert [(folder.path / "status.json").read_bytes(), folder.events.read_bytes()] == seen
+    assert not (folder.path / "checkpoint.npz").exists()
+
+
+def test_there_are_signs_of_life_while_data_are_loaded(tmp_path, data_root, monkeypatch):
+    run = small_run()
+    original, beats = tasks.load, []
+
+    def slow(*arguments):
+        before = RunFolder(tmp_path / run.id).status().heartbeat
+        deadline = time.monotonic() + 20
+        while RunFolder(tmp_path / run.id).status().heartbeat == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        beats.append(RunFolder(tmp_path / run.id).status().heartbeat > before)
+        return original(*arguments)
+
+    monkeypatch.setattr(record, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(tasks, "load", slow)
+    assert train(run, tmp_path, data_root).state == "finished" and beats == [True]
 
 
 @pytest.mark.parametrize(("wish", "state"), [("hold", "held"), ("cancel", "cancelled")])
