@@ -172,6 +172,9 @@ def train(
     """Train one run in this terminal. Ctrl-C saves; the same command continues."""
     from mac_bench import overview
     from mac_bench.record import RunFolder
+    from mac_bench.signals import die_with_parent
+
+    die_with_parent()
 
     if run is not None and suite is None:
         folder, config = overview.stored_run(runs, run)

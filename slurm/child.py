@@ -1,19 +1,19 @@
 """One run that is being trained, in a process of its own that does not outlive its queue."""
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from mac_bench.overview import status_of
 from mac_bench.record import Cause, RunFolder, State, Status
+from mac_bench.signals import PARENT
 from mac_bench.suite import Member
 from slurm.places import Place
 
@@ -22,7 +22,6 @@ SEPARATOR = "---"
 TAIL_BYTES = 65_536
 REFUSED = 2
 """exit code for what the user must put right"""
-PR_SET_PDEATHSIG = 1
 HOST = socket.gethostname()
 
 Command = Callable[[Path], list[str]]
@@ -48,8 +47,7 @@ class Child:
         self.attempt = before.attempt if before else 0
         self.began = time.time()
         self._oom = _oom_kills()
-        parent = os.getpid()
-        with open(folder.path / "log.txt", "ab") as log:
+        with open(folder.path / "log.txt", "ab") as log, _deaf():
             log.write(f"{SEPARATOR} {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
             log.flush()
             self.process = subprocess.Popen(
@@ -57,10 +55,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | place.environment,
+                env=os.environ | place.environment | {PARENT: str(os.getpid())},
                 # Ctrl-C in the terminal must reach only the queue: the run gets one signal, not two
                 start_new_session=True,
-                preexec_fn=lambda: _prepare(parent),
             )
         if place.cores is not None:
             with suppress(OSError):  # already gone, or forbidden: it just runs unpinned
@@ -116,16 +113,15 @@ class Child:
         return "" if last.startswith(SEPARATOR) else last.removeprefix("mac-bench: ")
 
 
-def _prepare(parent: int) -> None:
-    """In the child: SIGTERM when the parent dies, so that a run whose queue was killed saves and ends (Linux only).
-
-    A cluster sends its warning to every process of a job, and the queue passes it on as SIGTERM.
-    """
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died just before
-            os._exit(128 + signal.SIGTERM)
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started meanwhile never hears SIGUSR2: a cluster sends its warning to every process of a job, and the
+    queue passes it on as SIGTERM."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _oom_kills() -> int:

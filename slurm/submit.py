@@ -8,16 +8,16 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mac_bench.errors import UserError
 from slurm import cluster, submission
 from slurm.policy import Decision
 from slurm.profile import Profile
 from slurm.submission import Array, Submission
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
 
 KEEPER = {"cpus": 1, "memory_gb": 2.0, "time_minutes": 30, "signal_s": 60, "gpus": 0, "gpu_type": None}
 """what the job asks for that continues what died"""
@@ -157,17 +157,19 @@ def check_root(root: Path) -> None:
         raise UserError(f"--runs {str(root)!r}: jobs cannot be in a folder with %, \\, : or a line break in its name")
 
 
-class _Executor(submitit.SlurmExecutor):
-    """Also makes the text where there is no SLURM."""
+def _executor(sent: Submission, root: Path, array: Array, dependency: str | None) -> "SlurmExecutor":
+    # only here, where something is sent: loading it resets the logging of the whole process
+    from submitit import SlurmExecutor
 
-    @classmethod
-    def affinity(cls) -> int:
-        return 2
+    class Executor(SlurmExecutor):
+        """Also makes the text where there is no SLURM."""
 
+        @classmethod
+        def affinity(cls) -> int:
+            return 2
 
-def _executor(sent: Submission, root: Path, array: Array, dependency: str | None) -> _Executor:
     log = submission.folder(root.absolute(), sent.id) / "log"
-    executor = _Executor(folder=log, python=array.profile.python, max_num_timeout=0)
+    executor = Executor(folder=log, python=array.profile.python, max_num_timeout=0)
     executor.update_parameters(**_parameters(sent, array, dependency))
     return executor
 
@@ -211,6 +213,8 @@ def _parameters(sent: Submission, array: Array, dependency: str | None) -> dict[
 def _sbatch(sent: Submission, root: Path, array: Array, function, work: list[tuple], dependency: str | None) -> str:
     """The id of the job that does `function(*work[i])` in its element i. Raises UserError with what sbatch said."""
     executor = _executor(sent, root, array, dependency)
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
     with cluster.cleaned(), redirect_stderr(io.StringIO()):  # submitit repeats what sbatch says; we say it in one line
         try:
             sent_jobs = executor.map_array(function, *zip(*work, strict=True))

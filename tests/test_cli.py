@@ -94,6 +94,7 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(call, arguments):
 
 
 def test_a_trace_is_shown_to_those_who_ask(call, monkeypatch):
+    monkeypatch.setenv("MAC_BENCH_TRACE", "")  # so that what --trace sets is forgotten after this test
     assert "Traceback" in call("--trace", "agents", "nobody").err
     monkeypatch.setenv("MAC_BENCH_TRACE", "1")
     said = call("agents", "nobody")
@@ -124,7 +125,7 @@ def test_a_suite_from_plan_to_report(call):
     assert "IQM over tasks" in ran.out, "it ends with the report"
 
     status = call("status", "tiny.yaml")
-    assert status.code == 0 and "failed at update" in status.out and "a smaller learning rate" in status.out
+    assert status.code == 0 and "at update" in status.out and "a smaller learning rate" in status.out
     run = next(line.split()[0] for line in status.out.splitlines() if " BC " in line)
     assert "finished" in call("logs", run[:6]).out
     assert "is finished already" in call("train", "--run", run).out

@@ -4,9 +4,11 @@ import fcntl
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 from run_folders import planned
@@ -247,13 +249,14 @@ def test_an_order_that_cannot_be_read_is_none(folder):
 
 
 def test_the_lock_is_let_go_when_its_owner_dies(folder):
-    pid = os.fork()
-    if pid == 0:
-        with suppress(BaseException), folder.claim() as attempt:
-            begin(folder, attempt)
-            os.kill(os.getpid(), 9)
-        os._exit(1)
-    os.waitpid(pid, 0)
+    code = (
+        "import os, sys; from pathlib import Path; from mac_bench.record import Journal, RunFolder\n"
+        "folder = RunFolder(Path(sys.argv[1]))\n"
+        "with folder.claim() as attempt:\n"
+        "    Journal(folder, 1000, attempt, None).status('running')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(folder.path)]).returncode == -9
     assert folder.status().state == "lost" and folder.status().host == socket.gethostname()
     with open(folder.path / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

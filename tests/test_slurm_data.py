@@ -9,7 +9,10 @@ from conftest import DATA
 
 from mac_bench import tasks
 from mac_bench.errors import UserError
-from mac_bench.generate import PARTS, generate, listing, make_part, missing, sha256, verify
+from mac_bench.files import sha256
+from mac_bench.generate import PARTS, generate, make_part, missing
+from mac_bench.inventory import listing, verify
+from mac_bench.manifest import MANIFEST
 
 SETTINGS = {"dataset": DATA, "episodes": 5, "length": 20, "shards": 4, "seed": 3, "name": "mine"}
 
@@ -69,7 +72,7 @@ def test_shards_are_made_by_jobs_and_what_dies_by_the_same_call(tmp_path, data_r
     bench.wait(lambda: not queue(), "the end of the killed jobs")
     assert not listing(folder.parent)[0].complete
     assert "4 shards submitted" in call()
-    bench.wait((folder / tasks.MANIFEST).exists, "the manifest")
+    bench.wait((folder / MANIFEST).exists, "the manifest")
     bench.wait(lambda: not queue(), "the end of the last job")
     assert contents(folder) == whole and verify(folder.parent, "mine") == []
     assert str(folder) in call(), "nothing is left to do"

@@ -94,7 +94,7 @@ def test_a_task_may_be_drawn_from_in_blocks_by_all_its_agents(tmp_path):
         "tasks: [pointmaze-medium-navigate-singletask-v0, pointmaze-large-navigate-singletask-v0]",
         f"tasks: {{{MEDIUM}: {{resident: {{blocks: 4, every: 100}}}}, {LARGE}: }}",
     )
-    for label, run, _ in expand(tmp_path, text):
+    for label, run, *_ in expand(tmp_path, text):
         before = plain[label, run.task, run.seed]
         if run.task == LARGE:
             assert run == before and run.id == before.id
@@ -137,7 +137,7 @@ BAD = {
         "a dash",
         f"tasks: {{{LARGE}: here}}": f"small.yaml: tasks.{LARGE}: must be a mapping, not 'here'",
         f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: "
-        "dataset, resident, steps, tags",
+        "dataset, resident, resources, steps, tags",
         f"tasks: [{MEDIUM}, pointmaze-*-navigate-singletask-v0]": f"small.yaml: tasks: {MEDIUM} is there twice, "
         "once by 'pointmaze-*-navigate-singletask-v0'",
         "tasks: [pointmaze-*-v9]": "small.yaml: tasks: no task's name fits 'pointmaze-*-v9'",
@@ -156,8 +156,8 @@ BAD = {
         "PYTHONPATH?",
         "  x: {agent: json.tool}": "small.yaml: agents.x: json.tool is no agent: it lacks Config, make, VERSION; an "
         "agent has Config, make and VERSION",
-        "  bc: {setings: {}}": "small.yaml: agents.bc: no setting 'setings'; there are: agent, per_task, settings, "
-        "steps, tags, tasks",
+        "  bc: {setings: {}}": "small.yaml: agents.bc: no setting 'setings'; there are: agent, per_task, resources, "
+        "settings, steps, tags, tasks",
         "  bc: {settings: {chunks: 3}}": "small.yaml: agents.bc, settings: no setting 'chunks'; there are: batch_size, "
         "chunk, discount, execute, goals, hidden, layer_norm, learning_rate, scaling",
         "  bc: {settings: {chunk: '3'}}": "small.yaml: agents.bc, settings: chunk: Input should be a valid integer, "
