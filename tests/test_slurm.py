@@ -106,30 +106,33 @@ def test_what_runs_bring_on_themselves(bench):
 
 def test_what_happens_to_runs(bench, cluster):
     """Everything from outside: each run ends as was asked for, with the true reason, and as if nothing had happened."""
-    labels = ["training killed", "job killed", "requeued", "scancelled", "cancelled", "held", "preempted", "node lost"]
+    roles = ["training killed", "job killed", "requeued", "scancelled", "cancelled", "held"]
     bench.environment["COUNTING_NAP_MS"] = "250"
-    suite = bench.suite({label: {"settings": {"slow": 1 + i / 1000}} for i, label in enumerate(labels)}, seeds=(0,))
+    suite = bench.suite({f"run {i}": {"settings": {"slow": 1 + i / 1000}} for i in range(8)}, seeds=(0,))
     bench.submit(suite, bench.profile(runs_per_job=1))
-    folders = {}
-    for folder in bench.folders():
-        folders[labels[round(1000 * (folder.config().settings["slow"] - 1))]] = folder
-    bench.wait(lambda: all(len(starts(folder)) == 1 for folder in folders.values()), "all runs")
-    bench.wait(lambda: all((folder.path / "checkpoint.npz").exists() for folder in folders.values()), "checkpoints")
-    job = {label: folder.status().job for label, folder in folders.items()}
+    everyone = sorted(bench.folders(), key=lambda folder: folder.config().settings["slow"])
+    bench.wait(lambda: all(len(starts(folder)) == 1 for folder in everyone), "all runs")
+    bench.wait(lambda: all((folder.path / "checkpoint.npz").exists() for folder in everyone), "checkpoints")
+    node = {folder.path.name: _node(cluster, folder.status().job) for folder in everyone}
+    # two that share no node, since all on one are preempted together
+    lost = everyone[0]
+    preempted = next(folder for folder in everyone if node[folder.path.name] != node[lost.path.name])
+    folders = dict(zip(roles, (folder for folder in everyone if folder not in (lost, preempted)), strict=True))
+    folders |= {"preempted": preempted, "node lost": lost}
+    job = {role: folder.status().job for role, folder in folders.items()}
+    label = {role: f"run {everyone.index(folder)}" for role, folder in folders.items()}
     os.kill(folders["training killed"].status().pid, signal.SIGKILL)
     _kill_supervisor(folders["job killed"])
-    for verb in (["scontrol", "requeue"], ["scancel"]):
-        label = "requeued" if "requeue" in verb else "scancelled"
-        assert cluster.run(*verb, job[label]).returncode == 0
-    bench.call("cancel", "small", "--agent", "cancelled")
-    bench.call("hold", "small", "--agent", "held")
+    assert cluster.run("scontrol", "requeue", job["requeued"]).returncode == 0
+    assert cluster.run("scancel", job["scancelled"]).returncode == 0
+    bench.call("cancel", "small", "--agent", label["cancelled"])
+    bench.call("hold", "small", "--agent", label["held"])
     bench.wait(lambda: folders["held"].status().state == "held", "the hold")
-    urgent = ["--partition=urgent", "--exclusive", f"--nodelist={_node(cluster, job['preempted'])}", "--wrap=sleep 1"]
+    urgent = ["--partition=urgent", "--exclusive", f"--nodelist={node[preempted.path.name]}", "--wrap=sleep 1"]
     assert cluster.run("sbatch", "--output=/dev/null", *urgent).returncode == 0
-    bench.wait(lambda: len(ends(folders["preempted"])) > 0, "the preemption")
-    lost = _node(cluster, job["node lost"])
-    cluster.kill_node(lost, hard=True, report=True)
-    cluster.restart_node(lost)
+    bench.wait(lambda: ("stopped", "preempted") in ends(preempted), "the preemption")
+    cluster.kill_node(node[lost.path.name], hard=True, report=True)
+    cluster.restart_node(node[lost.path.name])
     bench.call("release", "small")
     said = bench.call("watch", "small", "--every", 1, code=1)
     assert "8 runs: 6 finished, 2 cancelled" in said
