@@ -243,6 +243,9 @@ def logs(
             time.sleep(0.5)
 
 
+cli_jobs.register(app, CLUSTER)
+
+
 @app.command(rich_help_panel=RESULTS)
 def collect(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the database anew.")] = False,
@@ -368,9 +371,6 @@ def doctor(
     findings = list(probe.examine(profile, runs.absolute()))
     show(terminal(), findings)
     raise typer.Exit(int(any(finding.level == "broken" for finding in findings)))
-
-
-cli_jobs.register(app, CLUSTER)
 
 
 def _expand(name: Path) -> "tuple[Suite, list[Member]]":

@@ -170,6 +170,8 @@ def submit(
         asks = [_ask(asked, members[line.run], root) for line in chosen if states[line.run].state in UNSENT]
         for array in submit.arrays(asks, cluster.limits().array_size if cluster.available() else 1001):
             print(submit.text(fresh, root, array))
+        if not asks:
+            console.print(f"nothing to submit: all {overview.plural(len(chosen), 'run')} are done, or in hands")
         return
     fresh.code = str(snapshot.take(root, [member.run.agent for member in members.values()]))
     suites.write_membership(root, loaded, list(members.values()))
