@@ -45,7 +45,7 @@ check: $(TORCH)
 # What needs processes of its own comes after the others: a browser and its server, and a whole SLURM.
 APART := $(addprefix tests/test_,browser.py one_machine.py slurm.py slurm_refusals.py slurm_data.py chaos.py)
 test: check
-	$(BIN)/pytest -n 2 $(addprefix --ignore ,$(APART))
+	$(BIN)/pytest -n 2 --dist worksteal $(addprefix --ignore ,$(APART))
 	$(BIN)/pytest $(APART)
 
 clean:
