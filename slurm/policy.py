@@ -94,21 +94,26 @@ def decide(tried: list[Attempt], progressed: bool = False) -> Decision:
     crowded = sum(attempt.cause == "out of GPU memory" for attempt in tried)
     if max(memory, crowded) > MOST_RAISES:
         return Decision(False, f"{last.cause} with all that may be asked for: {last.reason}")
-    stuck = 0 if progressed else _stuck(tried)
-    # a time limit that comes while a run still loads says nothing of the run
-    abroad = last.cause in ABROAD or (last.cause == "time limit" and not last.began)
-    if stuck >= (PATIENCE_ABROAD if abroad else PATIENCE) + memory + crowded:
-        return Decision(False, f"no progress in {stuck} attempts: {last.reason or last.cause or 'no last words'}")
+    stuck = [] if progressed else _stuck(tried)
+    own = [attempt for attempt in stuck if not _abroad(attempt)]
+    if len(own) >= PATIENCE + memory + crowded or len(stuck) >= PATIENCE_ABROAD + memory + crowded:
+        return Decision(False, f"no progress in {len(stuck)} attempts: {last.reason or last.cause or 'no last words'}")
     avoid = last.node if last.cause == "node failed" else None
     return Decision(True, last.cause or "", MEMORY_FACTOR**memory, 0.5**crowded, avoid)
 
 
-def _stuck(tried: list[Attempt]) -> int:
+def _stuck(tried: list[Attempt]) -> list[Attempt]:
     """Attempts since one last started further on than all before."""
-    furthest, count = -1, 0
-    for attempt in tried:
-        furthest, count = (attempt.start, 1) if attempt.start > furthest else (furthest, count + 1)
-    return count
+    furthest, first = -1, 0
+    for number, attempt in enumerate(tried):
+        if attempt.start > furthest:
+            furthest, first = attempt.start, number
+    return tried[first:]
+
+
+def _abroad(attempt: Attempt) -> bool:
+    """Whether the run had no part in its end. A time limit that comes while it still loads says nothing of it either."""
+    return attempt.cause in ABROAD or (attempt.cause == "time limit" and not attempt.began)
 
 
 def _trailing(tried: list[Attempt], fits: Callable[[Attempt], bool]) -> int:

@@ -148,7 +148,9 @@ def send_again(root: Path, runs: Sequence[str]) -> Tended:
 def give_up(folder: RunFolder, reason: str) -> bool:
     """There is to be no other attempt."""
     status = status_of(folder)
-    return status is not None and folder.conclude(status.attempt, "failed", reason, status.cause or "error", True)
+    if status is None or (status.state == "failed" and status.reason == reason):
+        return False
+    return folder.conclude(status.attempt, "failed", reason, status.cause or "error", True)
 
 
 def ask(sent: Submission, folder: RunFolder) -> Ask:

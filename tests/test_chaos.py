@@ -57,6 +57,8 @@ class Storm:
         self.bench, self.cluster, self.random = bench, cluster, random.Random(seed)
         self.done: Counter[str] = Counter()
         self.left: list[Callable[[], bool]] = []
+        self.killed: Counter[bytes] = Counter()
+        """command lines of the processes that were killed"""
         self.scancelled: set[str] = set()
         """runs of jobs that were cancelled by scancel"""
         self.cancelled: set[str] = set()
@@ -74,7 +76,8 @@ class Storm:
             self.done[what.__name__] += 1
 
     def kill_training(self) -> bool:
-        return self._kill(b"mac_bench\0train\0--run\0")
+        """Nobody more than twice: a run that is killed three times before it saves anything is given up."""
+        return self._kill(b"mac_bench\0train\0--run\0", most=2)
 
     def kill_supervisor(self) -> bool:
         return self._kill(b"submitit.core._submit\0")
@@ -149,15 +152,18 @@ class Storm:
         jobs = sorted(known & set(self.cluster.run(*asked).stdout.split()))
         return self.random.choice(jobs) if jobs else None
 
-    def _kill(self, words: bytes) -> bool:
+    def _kill(self, words: bytes, most: int = 1000) -> bool:
         mine = os.fsencode(self.bench.root)
-        found = [pid for pid, line in commands() if words in line and mine in line and not line.startswith(b"srun")]
+        found = [(pid, line) for pid, line in commands() if words in line and mine in line]
+        found = [(pid, line) for pid, line in found if not line.startswith(b"srun") and self.killed[line] < most]
         if not found:
             return False
+        pid, line = self.random.choice(found)
         try:
-            os.kill(self.random.choice(found), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             return False
+        self.killed[line] += 1
         return True
 
 

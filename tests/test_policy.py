@@ -71,6 +71,12 @@ def test_a_time_limit_while_a_run_still_loads_says_little_of_it():
     assert not decide([late[0]._replace(number=i, start=0) for i in range(PATIENCE_ABROAD)]).go_on
 
 
+def test_what_the_cluster_did_does_not_shorten_the_patience_with_a_run():
+    mixed = tries("job lost", "killed", "killed", starts=[7] * 3)
+    assert decide(mixed).go_on
+    assert not decide([*mixed, mixed[-1]._replace(number=4)]).go_on, "three of its own"
+
+
 def test_without_reason_the_cause_is_said():
     assert decide(tries(*["killed"] * 3, starts=[0] * 3, reason="")).reason == "no progress in 3 attempts: killed"
     assert decide(tries(None, None, None, starts=[0] * 3, reason="")).reason.endswith(": no last words")
