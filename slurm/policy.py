@@ -112,7 +112,7 @@ def _stuck(tried: list[Attempt]) -> list[Attempt]:
 
 
 def _abroad(attempt: Attempt) -> bool:
-    """Whether the run had no part in its end. A time limit that comes while it still loads says nothing of it either."""
+    """Whether the run had no part in its end. A time limit that comes while it still loads says nothing either."""
     return attempt.cause in ABROAD or (attempt.cause == "time limit" and not attempt.began)
 
 
