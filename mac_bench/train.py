@@ -62,8 +62,11 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
     folder = RunFolder.create(root, run)
     if _finished(folder.status()):  # without a claim, which leaves traces
         return Outcome("finished")
-    with folder.claim() as attempt, trackers.following(options.trackers, run, folder) as hear:
-        stop = Stop(folder, attempt)
+    with (
+        folder.claim() as attempt,
+        listening(stop := Stop(folder, attempt), (signal.SIGTERM, signal.SIGINT)),
+        trackers.following(options.trackers, run, folder) as hear,
+    ):
         before = folder.status()
         if _finished(before):
             return Outcome("finished")
@@ -72,11 +75,10 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
             return Outcome(order.state)
         journal = Journal(folder, run.steps, attempt, before, hear)
         try:
-            with listening(stop, (signal.SIGTERM, signal.SIGINT)):
-                journal.status("running")
-                with journal.pulse():
-                    loaded = _Attempt(run, folder, journal, data, options, stop)
-                loaded.go()
+            journal.status("running")
+            with journal.pulse():
+                loaded = _Attempt(run, folder, journal, data, options, stop)
+            loaded.go()
         except Stopped as stopped:
             journal.end(stopped.state, str(stopped), stopped.cause)
             return Outcome(stopped.state, stop.asked)

@@ -290,3 +290,19 @@ def test_an_order_is_obeyed_in_the_middle_and_before_it_begins(tmp_path, data_ro
     assert process.communicate(timeout=120)[0].strip() == "stopped"
     attempts = [event["step"] for event in folder.read() if event["kind"] == "attempt"]
     assert attempts == [0, status.step], "it goes on where the order stopped it"
+
+
+def test_signals_that_come_while_the_last_words_are_written_cut_nothing_off(tmp_path, data_root, monkeypatch):
+    """A cluster and the queue in its job both send SIGTERM."""
+    run = small_run(steps=400)
+    original, sent = Journal.end, []
+
+    def end(journal, *words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sent.append(words)
+        original(journal, *words)
+
+    stop_before_evaluation(monkeypatch)
+    monkeypatch.setattr(Journal, "end", end)
+    assert train(run, tmp_path, data_root).state == "stopped" and len(sent) == 1
+    assert RunFolder(tmp_path / run.id).status().state == "stopped"
