@@ -102,7 +102,7 @@ def log_of(folder: RunFolder) -> Path | None:
 
     root = folder.path.parent
     sent, job = submission.latest(submission.everything(root)).get(folder.path.name, (None, None))
-    path = submission.folder(root, sent.id) / "log" / f"{job}_0_log.out" if sent and job else None
+    path = submission.log(root, sent.id, job) if sent and job else None
     return path if path and path.exists() else None
 
 

@@ -148,6 +148,11 @@ class RunFolder:
         except (OSError, ValueError):
             return None
 
+    def kept(self) -> Order | None:
+        """The order that keeps the run from being trained, if there is one."""
+        order = self.order()
+        return order if order and order.keeps else None
+
     def give_order(self, wish: Wish, reason: str) -> None:
         """Let the run be trained, held or cancelled, wherever it is: whoever trains it looks every few seconds."""
         order = Order(wish=wish, time=time.time(), reason=reason)

@@ -40,12 +40,17 @@ class Order(pydantic.BaseModel):
         """What a run becomes that obeys."""
         return OBEYED[self.wish]
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps a run from being trained."""
+        return self.wish != "go"
+
     def stands(self, state: str, step: int, heartbeat: float | None) -> State | None:
         """The state of a run that last said these; None where the order changes nothing.
 
         A run that is in hands, or is finished, is what it says itself. `go` counts only where it came after that.
         """
-        if self.wish != "go":
+        if self.keeps:
             return self.state if state in ("waiting", "stopped", "failed", "held", "cancelled") else None
         if state in ("failed", "held", "cancelled") and heartbeat is not None and self.time > heartbeat:
             return "stopped" if step else "waiting"

@@ -70,7 +70,7 @@ def train(run: RunConfig, root: Path, data: Path, options: Options = Options()) 
         before = folder.status()
         if _finished(before):
             return Outcome("finished")
-        order = stop.ordered()
+        order = folder.kept()
         if order is not None:
             return Outcome(order.state)
         journal = Journal(folder, run.steps, attempt, before, hear)
@@ -221,25 +221,20 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = self.asked or number
 
-    def ordered(self) -> Order | None:
-        """The order to hold or cancel the run, if there is one."""
-        order = self.folder.order()
-        return order if order and order.wish != "go" else None
-
     def wanted(self) -> bool:
         """Whether the run is to stop. Raises Superseded where it is another's by now."""
         if time.monotonic() - self._looked > ORDERS_S:
             self._looked = time.monotonic()
             if self.folder.superseded(self.attempt):
                 raise Superseded
-            self.order = self.ordered()
+            self.order = self.folder.kept()
         return self.asked is not None or self.order is not None
 
     def check(self) -> None:
         """Raises Stopped where the run is to stop."""
         if self.wanted():
             if self.order is not None and self.asked is None:
-                self.order = self.ordered()  # it may have been taken back while the run saved
+                self.order = self.folder.kept()  # it may have been taken back while the run saved
                 if self.order is None:
                     return
             if self.order is not None:

@@ -82,8 +82,8 @@ class Child:
             return Result(self.member, status.state, status.reason)
         if latest and latest.state == "running" and (latest.host, latest.pid) != (HOST, self.process.pid):
             return Result(self.member, "running", f"process {latest.pid} on {latest.host} is training it")
-        order = self.folder.order()
-        if self.process.returncode == 0 and order and order.wish != "go":
+        order = self.folder.kept()
+        if self.process.returncode == 0 and order:
             return Result(self.member, order.state, order.reason)
         state, reason, cause = self._death()
         with suppress(OSError):  # a full disk: the queue at least goes on

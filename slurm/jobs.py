@@ -19,6 +19,7 @@ from mac_bench.suite import Member
 from slurm import cluster, data, ends, submission, tend
 from slurm.ends import End
 from slurm.places import places
+from slurm.policy import give_up
 from slurm.pool import Queue, train_command
 from slurm.profile import Profile
 from slurm.submission import Submission
@@ -36,7 +37,7 @@ def work(root: str, name: str, array: int, element: int) -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # before and after the runs it would have submitit's handler
     sent = submission.read(Path(root), name)
     os.environ[JOB] = own = _own_id()
-    log = submission.folder(Path(root), name) / "log" / f"{own}_0_log.out"
+    log = submission.log(Path(root), name, own)
     profile = sent.arrays[array].profile
     folders = _readable(Path(root), sent.arrays[array].packs[element])
     _conclude_last_time(folders, own, log)
@@ -82,7 +83,7 @@ def _sorted(sent: Submission, profile: Profile, folders: list[RunFolder]) -> tup
     for folder in folders:
         wanted = tend.ask(sent, folder)
         if not wanted.decision.go_on:
-            tend.give_up(folder, wanted.decision.reason)
+            give_up(folder, wanted.decision.reason)
         elif wanted.wanted.memory_gb > profile.memory_gb or wanted.wanted.runs_per_job < profile.runs_per_job:
             go.append(folder.path.name)
         else:

@@ -70,5 +70,5 @@ def _waiting(root: Path, runs: list[str], held: bool = False) -> list[str]:
 
 
 def _needs_nothing(folder: RunFolder) -> bool:
-    order, status = folder.order(), status_of(folder)
-    return bool(order and order.wish != "go") or bool(status and status.state == "finished")
+    status = status_of(folder)
+    return folder.kept() is not None or bool(status and status.state == "finished")

@@ -1,8 +1,10 @@
 """What to do about a run whose attempt ended: a function of its log alone, so that nothing has to be remembered."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import NamedTuple
 
+from mac_bench.overview import status_of
 from mac_bench.record import CHECKPOINTS, Cause, Event, Order, RunFolder
 
 SAME_ERROR = 2
@@ -64,7 +66,7 @@ def attempts(events: Iterable[Event]) -> list[Attempt]:
 
 def forgiven(events: Iterable[Event], order: Order | None) -> list[Event]:
     """The events since the user last said that all is forgiven."""
-    since = order.time if order and order.wish == "go" else 0.0
+    since = order.time if order and not order.keeps else 0.0
     return [event for event in events if event["time"] >= since]
 
 
@@ -74,6 +76,14 @@ def judge(folder: RunFolder) -> Decision:
     newest = folder.path / CHECKPOINTS[0]
     progressed = bool(tried) and newest.exists() and newest.stat().st_mtime > tried[-1].time
     return decide(tried, progressed)
+
+
+def give_up(folder: RunFolder, reason: str) -> bool:
+    """There is to be no other attempt."""
+    status = status_of(folder)
+    if status is None or (status.state == "failed" and status.reason == reason):
+        return False
+    return folder.conclude(status.attempt, "failed", reason, status.cause or "error", True)
 
 
 def decide(tried: list[Attempt], progressed: bool = False) -> Decision:
@@ -87,7 +97,7 @@ def decide(tried: list[Attempt], progressed: bool = False) -> Decision:
     if last.final or last.cause in ("refused", "ordered"):
         return Decision(False, last.reason)
     if last.cause == "error":
-        same = _trailing(tried, lambda attempt: attempt.reason == last.reason)
+        same = len(list(takewhile(lambda attempt: attempt.reason == last.reason, reversed(tried))))
         if same >= SAME_ERROR:
             return Decision(False, f"the same error {same} times: {last.reason}")
     memory = sum(attempt.cause == "out of memory" for attempt in tried)
@@ -114,12 +124,3 @@ def _stuck(tried: list[Attempt]) -> list[Attempt]:
 def _abroad(attempt: Attempt) -> bool:
     """Whether the run had no part in its end. A time limit that comes while it still loads says nothing either."""
     return attempt.cause in ABROAD or (attempt.cause == "time limit" and not attempt.began)
-
-
-def _trailing(tried: list[Attempt], fits: Callable[[Attempt], bool]) -> int:
-    count = 0
-    for attempt in reversed(tried):
-        if not fits(attempt):
-            break
-        count += 1
-    return count

@@ -28,7 +28,7 @@ from mac_bench.suite import Member
 from slurm import submission
 from slurm.child import Child, Command, Result
 from slurm.places import Place, places
-from slurm.policy import judge
+from slurm.policy import give_up, judge
 
 POLL_S = 0.2
 REFRESH_S = 1.0
@@ -189,8 +189,8 @@ class Queue:
 
     def _start(self, member: Member, place: Place) -> bool:
         folder = self.folders[member.run.id]
-        order = folder.order()
-        if order and order.wish != "go":
+        order = folder.kept()
+        if order is not None:
             self._leave(Result(member, order.state, order.reason))
             self.held.append(member)
             return False
@@ -234,8 +234,7 @@ class Queue:
         if self.held and time.monotonic() > self._looked + ORDERS_S:
             self._looked = time.monotonic()
             for member in list(self.held):
-                order = self.folders[member.run.id].order()
-                if order is None or order.wish == "go":
+                if self.folders[member.run.id].kept() is None:
                     self.held.remove(member)
                     self.waiting.append(member)
 
@@ -248,9 +247,8 @@ class Queue:
             self.waiting.append(member)
             self._say(NEITHER, "yellow", member, f"{result.reason} after {after}; is tried again")
             return Result(member, "waiting")
-        latest = status_of(child.folder)
-        if latest and not next_.go_on and next_.reason != result.reason:
-            child.folder.conclude(latest.attempt, "failed", next_.reason, latest.cause or "error", True)
+        if not next_.go_on:
+            give_up(child.folder, next_.reason)
         return result._replace(state="failed", reason=result.reason if next_.go_on else next_.reason)
 
     def _leave(self, result: Result) -> None:

@@ -34,6 +34,7 @@ def examine(name: str, root: Path, wait_s: float = WAIT_S) -> Iterator[Finding]:
 
 
 def _awaited(job: str, root: Path, answer: Path, wait_s: float) -> Finding:
+    log = submission.log(root, answer.parent.name, job)
     end, over = time.monotonic() + wait_s, None
     state = cluster.Job("unknown")
     while time.monotonic() < end:
@@ -45,21 +46,16 @@ def _awaited(job: str, root: Path, answer: Path, wait_s: float) -> Finding:
         if state.phase == "over":
             over = over or time.monotonic()
             # where its output can be seen, its answer could
-            late_s = SEEN_S if _log(job, answer).exists() else LATE_S
+            late_s = SEEN_S if log.exists() else LATE_S
             if time.monotonic() - over > min(late_s, wait_s / 3):
-                return Finding("broken", "job", _failed(job, root, answer, state))
+                return Finding("broken", "job", _failed(root, log, state))
         time.sleep(POLL_S)
     cluster.tell("cancel", [job])
     text = f"{state.state} {state.reason}".strip()
     return Finding("absent", "job", f"not done after {wait_s:.0f} s ({text}); the queue may be long: try again later")
 
 
-def _log(job: str, answer: Path) -> Path:
-    return answer.parent / "log" / f"{job}_0_log.out"
-
-
-def _failed(job: str, root: Path, answer: Path, state: cluster.Job) -> str:
-    log = _log(job, answer)
+def _failed(root: Path, log: Path, state: cluster.Job) -> str:
     if not log.exists():
         return (
             f"{state.state}, and no output in {log.parent}: is {root} on a disk that nodes share? name another --runs"

@@ -124,6 +124,11 @@ def folder(root: Path, name: str) -> Path:
     return root / "jobs" / name
 
 
+def log(root: Path, name: str, job: str) -> Path:
+    """What one of its jobs prints, all its starts one after the other."""
+    return folder(root, name) / "log" / f"{job}_0_log.out"
+
+
 def write(root: Path, submission: Submission) -> None:
     """Replace what is known of it. Raises UserError where nothing can be written."""
     path = folder(root, submission.id)

@@ -17,7 +17,7 @@ from mac_bench.overview import status_of
 from mac_bench.record import Order, RunFolder, Status, standing
 from slurm import cluster, ends, submission
 from slurm.cluster import Job
-from slurm.policy import judge
+from slurm.policy import give_up, judge
 from slurm.submission import Submission
 from slurm.submit import Ask, Sent, send
 
@@ -145,14 +145,6 @@ def send_again(root: Path, runs: Sequence[str]) -> Tended:
     return Tended(sum(each.accepted for each in sent), given_up, 0, refused)
 
 
-def give_up(folder: RunFolder, reason: str) -> bool:
-    """There is to be no other attempt."""
-    status = status_of(folder)
-    if status is None or (status.state == "failed" and status.reason == reason):
-        return False
-    return folder.conclude(status.attempt, "failed", reason, status.cause or "error", True)
-
-
 def ask(sent: Submission, folder: RunFolder) -> Ask:
     """What a run of a submission is to get at its next attempt, by what its attempts have taught."""
     assert sent.profile is not None
@@ -173,13 +165,8 @@ def _again(root: Path, before: Submission, asks: list[Ask]) -> Sent:
 def _words(folder: RunFolder, on_cluster: bool) -> tuple[Status | None, Order | None]:
     """What a run said last, and what was ordered. On a cluster one that failed and is to be tried again has stopped."""
     status, order = status_of(folder), folder.order()
-    if (
-        on_cluster
-        and status
-        and status.state == "failed"
-        and not (order and order.wish != "go")
-        and judge(folder).go_on
-    ):
+    failed = status is not None and status.state == "failed" and not (order and order.keeps)
+    if on_cluster and status and failed and judge(folder).go_on:
         status = status.model_copy(update={"state": "stopped"})
     return status, order
 
@@ -200,7 +187,7 @@ def _removed(root: Path, sent: Submission, name: str, jobs: dict[str, Job]) -> J
 
 def _begun(root: Path, sent: Submission, name: str) -> bool:
     """Whether a job has printed anything, or could have."""
-    return (submission.folder(root, sent.id) / "log" / f"{name}_0_log.out").exists()
+    return submission.log(root, sent.id, name).exists()
 
 
 def _settled(status: Status | None, order: Order | None) -> bool:
@@ -208,7 +195,7 @@ def _settled(status: Status | None, order: Order | None) -> bool:
     be forgiven."""
     if status and status.state == "finished":
         return True
-    return bool(order and order.wish != "go") and not (status and status.state in ("running", "lost"))
+    return bool(order and order.keeps) and not (status and status.state in ("running", "lost"))
 
 
 def _alone(status: Status | None, order: Order | None, job: str | None) -> Seen:
@@ -271,9 +258,9 @@ def _last_words(root: Path, where: tuple[Submission, str | None], run: str, job:
     folder = RunFolder(root / run)
     status = status_of(folder)
     here = status is not None and status.job == name
-    end = ends.of(job, submission.folder(root, sent.id) / "log" / f"{name}_0_log.out", here)
+    end = ends.of(job, submission.log(root, sent.id, name or ""), here)
     if end.state == "cancelled":
         folder.give_order("cancel", end.reason)
-    if status and status.job == name:
+    if status and here:
         return folder.conclude(status.attempt, end.state, end.reason, end.cause)
     return end.state == "cancelled" or folder.bury(folder.config().steps, end.state, end.reason, end.cause, name)
