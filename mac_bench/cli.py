@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mac_bench import __version__, cli_jobs
-from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, data_app, terminal
+from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, data_app, ready, terminal
 from mac_bench.errors import UserError
 from slurm.one_machine.cli import cluster_app
 
@@ -87,8 +87,8 @@ def plan(
     database: Database = None,
 ) -> None:
     """Show what a suite would run, and which data it needs, or what it would cost. Changes nothing."""
-    from mac_bench import overview
-    from mac_bench.suite import missing_data
+    from mac_bench import needs, overview
+    from mac_bench.manifest import origin, read_manifest
 
     console = terminal()
     loaded, members = _expand(suite)
@@ -99,10 +99,17 @@ def plan(
         return costs.show(console, members, costs.Known(database or runs / "results.db"), device)
     overview.show(console, [overview.entry(runs, member.label, member.run) for member in members], runs, live=False)
     console.print("\ndata:")
-    missing = missing_data(members, data)
-    for dataset in dict.fromkeys(member.run.dataset for member in members):
-        text = f"[red]✗[/] {escape(missing[dataset])}" if dataset in missing else f"[green]✓[/] {dataset}"
+    members, left = needs.left_out(members, data)
+    wanted = needs.of(members)
+    missing = needs.missing(wanted, data, suite)
+    for dataset in wanted:
+        if dataset in missing:
+            text = f"[red]✗[/] {escape(missing[dataset])}"
+        else:
+            text = f"[green]✓[/] {dataset}{origin(read_manifest(data / dataset))}"
         console.print(f"  {text}", soft_wrap=True)
+    for line in left.values():
+        console.print(f"  [yellow]-[/] {escape(line)}", soft_wrap=True)
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -121,19 +128,19 @@ def run(
 ) -> None:
     """Train all runs of a suite that are not finished, and report. Ctrl-C saves; the same command continues."""
     from mac_bench import overview
-    from mac_bench.suite import require_data, write_membership
+    from mac_bench.suite import write_membership
     from slurm import submission
     from slurm.pool import detach, run_pool
 
     console = terminal()
-    loaded, members = _expand(suite)
-    require_data(members, data, suite)
+    loaded, every = _expand(suite)
+    members = ready(every, data, suite)
     if detached:
         log = detach([argument for argument in sys.argv[1:] if argument not in ("--detach", "-d")], runs)
         console.print(f"{overview.plural(len(members), 'run')} in the background; what it prints: {log}")
         console.print(f"[dim]mac-bench status {loaded.name} | hold {loaded.name} | cancel {loaded.name}[/]")
         return
-    write_membership(runs, loaded, members)
+    write_membership(runs, loaded, every)
     options = submission.Options(
         data=str(data.absolute()), eval_workers=eval_workers, videos=videos, track=list(track or ())
     )

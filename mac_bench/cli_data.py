@@ -15,6 +15,7 @@ from mac_bench.errors import UserError
 
 if TYPE_CHECKING:
     from mac_bench.fetch import Item, Progress
+    from mac_bench.suite import Member
 
 Data = Annotated[Path, typer.Option("--data", envvar="MAC_BENCH_DATA", help="Folder of data sets.")]
 Runs = Annotated[Path, typer.Option("--runs", envvar="MAC_BENCH_RUNS", help="Folder of runs.")]
@@ -47,6 +48,20 @@ def terminal() -> Console:
     return Console(width=None if wide else 160, highlight=False)
 
 
+def ready(members: "list[Member]", data: Path, suite: Path | None = None) -> "list[Member]":
+    """The members to run: of optional tasks without data a line is all there is. Raises UserError where none is left,
+    and where data of a suite's are missing or not prepared."""
+    from mac_bench import needs
+
+    kept, left = needs.left_out(members, data)
+    print(*left.values(), sep="\n", end="\n" * bool(left), file=sys.stderr)
+    if members and not kept:
+        raise UserError("nothing is left to run")
+    if suite is not None:
+        needs.require(kept, data, suite)
+    return kept
+
+
 @data_app.command("fetch")
 def data_fetch(
     names: Annotated[
@@ -76,7 +91,8 @@ def data_fetch(
     if not names:
         print("\n".join(sources.SOURCES))
         return
-    wanted, problems = _published(names, data)
+    wanted, notes, problems = _published(names, data)
+    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     patience = Patience(threading.Event(), stall_s=stall)
     try:
         items = fetch.plan(wanted, data, mirror or [sources.SERVER], patience)
@@ -93,15 +109,20 @@ def data_fetch(
     raise typer.Exit(int(bool(problems)))
 
 
-def _published(names: list[str], data: Path) -> tuple[list[str], list[str]]:
-    """The data sets that names mean, and what is said of those that suites lack and that are not published."""
-    from mac_bench import sources, suite, tasks
-    from mac_bench.manifest import made_here, read_manifest
+def _published(names: list[str], data: Path) -> tuple[list[str], list[str], list[str]]:
+    """The data sets that names mean, what is to be known of those of suites, and what is wrong with others of these."""
+    from mac_bench import needs, sources, tasks
+    from mac_bench.manifest import made_here, origin, read_manifest
 
-    found, problems = [], []
+    found, notes, problems = [], [], []
     for name in names:
-        if name.endswith(".yaml") or name in suite.names():
-            for dataset, problem in suite.missing_data(suite.expand(suite.load(Path(name))), data).items():
+        if (members := _members(name)) is not None:
+            kept, left = needs.left_out(members, data)
+            wanted = needs.of(kept)
+            absent = needs.absent(wanted, data)
+            here = {each: origin(read_manifest(data / each)) for each in wanted if each not in absent}
+            notes += [*left.values(), *(f"{each}{made}" for each, made in here.items() if made)]
+            for dataset, problem in absent.items():
                 if dataset in sources.SOURCES and not made_here(read_manifest(data / dataset)):
                     found.append(dataset)
                 else:
@@ -110,7 +131,14 @@ def _published(names: list[str], data: Path) -> tuple[list[str], list[str]]:
             with contextlib.suppress(UserError):
                 name = tasks.find(name).dataset
             found.append(sources.find(name).dataset)
-    return list(dict.fromkeys(found)), problems
+    return list(dict.fromkeys(found)), list(dict.fromkeys(notes)), problems
+
+
+def _members(name: str) -> "list[Member] | None":
+    """The runs of a suite; None where the name is of none."""
+    from mac_bench import suite
+
+    return suite.expand(suite.load(Path(name))) if name.endswith(".yaml") or name in suite.names() else None
 
 
 def _show_plan(items: "list[Item]", wanted: list[str], addresses: bool) -> None:
@@ -150,7 +178,7 @@ def data_generate(
     length: Annotated[int | None, typer.Option(help="Steps per episode (default: as in the public data).")] = None,
     shards: Annotated[int | None, typer.Option(help="Files to spread it over (default: 100,000 steps each).")] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other data.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes; each makes whole shards.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each makes whole shards.")] = 1,
     name: Annotated[str | None, typer.Option(help="Folder inside DATA (default: NAME).")] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="On a cluster: shards are made by jobs with this profile.")
@@ -205,8 +233,10 @@ def _sent(data: Path, profile: str, settings: dict[str, Any]) -> bool:
 
 @data_app.command("prepare")
 def data_prepare(
-    dataset: Annotated[str, typer.Argument(metavar="NAME", help="Data set in the data folder.")],
-    task: Annotated[list[str], typer.Option("--task", help="Task to label it for; may be given several times.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Data set in the data folder, or a suite, for all its.")],
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Task to label a data set for; may be given several times.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each holds one file in memory.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of prepared data (default: DATA/prepared).")] = None,
     stage: Annotated[Path | None, typer.Option(help="Also copy it there: a node's own disk, say.")] = None,
@@ -217,21 +247,46 @@ def data_prepare(
 
     from mac_bench import prepare, prepared
 
-    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-    line = bar.add_task("files", total=None)
-
-    def show(done: int, total: int) -> None:
-        bar.start()
-        bar.update(line, completed=done, total=total)
-
-    try:
-        folder = prepare.prepare(dataset, task, data, out=out, workers=workers, progress=show)
-    finally:
-        bar.stop()
-    print(prepared.stage(folder, task, stage) if stage else folder)
+    wanted, problems = _to_prepare(name, task, data)
+    folders = []
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        line = bar.add_task("files")
+        for dataset, tasks in wanted.items():
+            folder = prepare.prepare(
+                dataset,
+                tasks,
+                data,
+                out=out,
+                workers=workers,
+                progress=lambda done, total: bar.update(line, completed=done, total=total),
+            )
+            folders.append(prepared.stage(folder, tasks, stage) if stage else folder)
+    print(*folders, sep="\n", end="\n" * bool(folders))
     place = stage or out
     if place is not None and Path(os.environ.get(prepared.VARIABLE, "")) != place:
         print(f"set {prepared.VARIABLE}={place} to train from there", file=sys.stderr)
+    for problem in problems:
+        print(f"mac-bench: {problem}", file=sys.stderr)
+    raise typer.Exit(int(bool(problems)))
+
+
+def _to_prepare(name: str, task: list[str] | None, data: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Data set -> the tasks to prepare it for, and what is wrong with others of a suite."""
+    from mac_bench import needs, tasks
+
+    members = _members(name)
+    if members is None:
+        return {name: task or []}, []
+    if task:
+        raise UserError(f"{name}: a suite's data are prepared for all its tasks; leave out --task")
+    kept, left = needs.left_out(members, data)
+    wanted = needs.of(kept)
+    absent = needs.absent(wanted, data)
+    print(*left.values(), sep="\n", end="\n" * bool(left), file=sys.stderr)
+    # others than .npz are small enough to be loaded
+    found = {each: list(own) for each, own in wanted.items() if each not in absent}
+    found = {each: own for each, own in found.items() if tasks.files(each, data)[0][0].suffix == ".npz"}
+    return found, list(absent.values())
 
 
 @data_app.command("list")

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from mac_bench import overview
-from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, terminal
+from mac_bench.cli_data import DATA, RUNS, Data, Runs, SuiteName, Track, Videos, Workers, ready, terminal
 from mac_bench.errors import UserError, unknown
 from mac_bench.record import RunFolder
 
@@ -163,10 +163,10 @@ def submit(
     fresh.profile = asked
     fresh.resources = {run: member.resources for run, member in members.items() if member.resources.asks()}
     if dry_run:
-        _show(fresh, root, [members[run] for run in chosen])
+        _show(fresh, root, ready([members[run] for run in chosen], data))
         return
     cluster.require()
-    suites.require_data([members[run] for run in chosen], data, suite)
+    chosen = [member.run.id for member in ready([members[run] for run in chosen], data, suite)]
     fresh.code = str(snapshot.take(root, [member.run.agent for member in members.values()]))
     suites.write_membership(root, loaded, list(members.values()))
     with submission.lock(root):

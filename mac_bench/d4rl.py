@@ -8,6 +8,7 @@ replays steps that were recorded there. Environments for which nothing shows tha
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,6 +292,16 @@ def locate(dataset: str, root: Path) -> Path | None:
         f"no data '{dataset}': neither {own} nor {official}; get D4RL's official file with "
         f"`mac-bench data fetch {dataset}`, or name its folder in {FOLDER}"
     )
+
+
+def there(root: Path) -> set[str]:
+    """The data sets whose files are found, wherever that is."""
+    names = set()
+    for dataset in {entry.dataset for entry in ENTRIES.values()}:
+        with suppress(UserError):
+            locate(dataset, root)
+            names.add(dataset)
+    return names
 
 
 def load(name: str, path: Path) -> Dataset:

@@ -114,6 +114,17 @@ def fetch(
     except OSError as error:
         where, what = error.filename or root, error.strerror or error
         raise UserError(f"{where}: {what}; put that right, and call again to continue") from None
+    finally:
+        for folder in dict.fromkeys(item.path.parent for item in items):
+            _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Nothing stays of a data set of which nothing has come: neither a file, nor a part of one, nor another process."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [UNFINISHED] and not read_manifest(folder)["files"]:
+            (folder / UNFINISHED).unlink()
+        folder.rmdir()
 
 
 def _missing(source: Source, root: Path) -> list[str]:
@@ -269,6 +280,9 @@ def _entry(path: Path, source: Source, address: str, demands: Demands) -> dict[s
         if demanded and demanded != digest:
             raise UserError(f"{path}: its sha256 is {digest[:12]}..., but by {where} {demanded[:12]}...")
     rows, episodes = check_file(path, source.dataset)
+    about = source.rows(path.name.removesuffix(".partial"))
+    if about is not None and not about / 2 < rows < about * 2:
+        raise UserError(f"{path}: has {rows:,} rows, but a file of {source.dataset} has about {about:,}")
     size = path.stat().st_size
     return {"rows": rows, "episodes": episodes, "sha256": digest, "bytes": size, "address": address}
 

@@ -97,7 +97,8 @@ def _lines(names: Iterable[str], root: Path, problems: list[str]) -> Iterator[Li
 
 def _group(lines: list[Line], data: Path, horizon: int, trajectories: int, problems: list[str]) -> Group:
     task, dataset = lines[0].run.task, lines[0].run.dataset
-    loaded = tasks.load(tasks.find(task), dataset, data)
+    resident = next((line.run.resident for line in lines if line.run.resident), None)
+    loaded = tasks.load(tasks.find(task), dataset, data, resident)
     pieces = model_error.held_out(loaded, horizon, trajectories, SEED)
     if pieces is None:
         raise UserError(f"data '{dataset}': no validation split, and an error on training data says nothing")

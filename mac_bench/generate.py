@@ -17,7 +17,7 @@ from mac_bench import tasks
 from mac_bench.collectors import Columns, collector, length_of, noise_of
 from mac_bench.errors import UserError
 from mac_bench.files import sha256, write_arrays, write_text
-from mac_bench.manifest import FETCHED, MANIFEST, UNFINISHED, read_manifest, write_unfinished
+from mac_bench.manifest import FETCHED, MANIFEST, UNFINISHED, folder_of, read_manifest, write_unfinished
 from mac_bench.workers import spread
 
 VERSION = 1
@@ -60,7 +60,7 @@ def generate(
     where the folder holds data of other parameters.
     """
     parameters = _parameters(dataset, episodes, length, shards, seed)
-    folder = root / (name or dataset)
+    folder = folder_of(root, name or dataset)
     known, todo = _missing(folder, parameters)
     if todo or (folder / UNFINISHED).exists() or not known:
         _check_versions(folder, known, todo)
@@ -90,7 +90,7 @@ def missing(
     """Numbers of the shards that `generate` would make; `make_part` may make them, anywhere and in any order, and then
     `generate` finds them. Raises UserError as `generate` does."""
     parameters = _parameters(dataset, episodes, length, shards, seed)
-    folder = root / (name or dataset)
+    folder = folder_of(root, name or dataset)
     known, todo = _missing(folder, parameters)
     _check_versions(folder, known, todo)
     if todo and not (folder / UNFINISHED).exists():
@@ -103,7 +103,7 @@ def make_part(root: Path, settings: dict[str, Any], number: int) -> None:
     number of processes can do this at the same time."""
     own: dict[str, Any] = {key: settings[key] for key in ("episodes", "length", "shards", "seed")}
     parameters = _parameters(settings["dataset"], **own)
-    folder = root / (settings["name"] or settings["dataset"])
+    folder = folder_of(root, settings["name"] or settings["dataset"])
     shard = _plan(folder, parameters)[number]
     part = folder / PARTS / f"{shard.stem}.json"
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mac_bench import d4rl, prepared, tasks
+from mac_bench import d4rl, npz, prepared, tasks
 from mac_bench.errors import UserError
 from mac_bench.files import sha256
 from mac_bench.manifest import FETCHED, MANIFEST, UNFINISHED, made_here, read_manifest, remedy
@@ -30,7 +30,7 @@ def listing(root: Path) -> list[Found]:
     inside = [*root.glob("*/*.npz"), *root.glob(f"*/{MANIFEST}"), *root.glob(f"*/{UNFINISHED}")]
     singles = [path for path in root.glob("*.npz") if not path.name.endswith("-val.npz")]
     singles += root.glob("*.hdf5")
-    names = {path.parent.name for path in inside} | {path.stem for path in singles}
+    names = {path.parent.name for path in inside} | {path.stem for path in singles} | d4rl.there(root)
     return [_found(root, name) for name in sorted(names)]
 
 
@@ -49,11 +49,12 @@ def _found(root: Path, name: str) -> Found:
         paths = paths or [path for path in map(root.joinpath, _singles(name)) if path.exists()]
         try:
             for path, _ in tasks.files(name, root):
+                paths = paths or [path]  # of D4RL's own folder
                 if path.suffix == ".hdf5":
                     rows, episodes = d4rl.size(path)
                     continue
-                terminals = tasks.read_columns(path, ["terminals"])["terminals"]
-                rows, episodes = rows + terminals.size, episodes + int(terminals.astype(bool).sum())
+                more = npz.size(path)
+                rows, episodes = rows + more[0], episodes + more[1]
         except UserError:
             complete = False
     size = sum(path.stat().st_size for path in paths)
@@ -101,12 +102,15 @@ def verify(root: Path, name: str) -> list[str]:
 
 
 def check_file(path: Path, dataset: str) -> tuple[int, int]:
-    """Rows and episodes of a file, of which all is read. Raises UserError where it is damaged or not of such data."""
+    """Rows and episodes of a file, of which all is read, a column at a time. Raises UserError where it is damaged, or a
+    task of these data would refuse it; which tasks those are is not known of data with a name of their own."""
     if ".hdf5" in path.suffixes:  # also of a file that still has .partial behind it
         d4rl.read(path, d4rl.ENTRIES[dataset].sizes if dataset in d4rl.ENTRIES else None)
         return d4rl.size(path)
-    rows = tasks.read_columns(path, ["observations", "actions", "terminals"], others=True)
-    return rows["terminals"].size, len(tasks.check_episodes(path, rows))
+    task = tasks.official(dataset)
+    if task is None:
+        return npz.size(path, {"observations": None, "actions": None, "terminals": 0}, others=True)
+    return npz.size(path, tasks.widths(task.name), task.dataset, others=True)
 
 
 def _prepared_problems(root: Path, name: str, pairs: list[tuple[Path, Path]]) -> list[str]:

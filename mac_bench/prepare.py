@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import prepared, tasks
+from mac_bench import npz, prepared, tasks
 from mac_bench.data import Dataset, statistics
 from mac_bench.errors import UserError
 from mac_bench.files import sha256, write_text
+from mac_bench.manifest import folder_of
 from mac_bench.workers import spread
 
 PROGRESS = "progress.json"
 """in a folder `.partial`: what has been done of it"""
 OF_ROWS = ("observations", "actions", "ends")
-OF_TASKS = ("rewards", "alive", "goals")
 
 Progress = Callable[[int, int], None]
 """called with the number of files that are done and the number of all"""
@@ -65,9 +65,11 @@ def prepare(
         raise UserError("prepare: no task given; say for which, as in --task cube-double-play-oraclerep-v0")
     wanted = [tasks.find(name) for name in dict.fromkeys(names)]
     pairs = tasks.files(dataset, root)
+    for task in wanted:
+        tasks.check_data(task, dataset, root)
     if pairs[0][0].suffix != ".npz":
         raise UserError(f"{pairs[0][0]}: only .npz files are prepared; others are small enough to be loaded")
-    folder = (out or root / "prepared") / dataset
+    folder = folder_of(out or root / "prepared", dataset)
     try:
         shards = prepared.marks(pairs)
         with prepared.claimed(folder):
@@ -135,8 +137,7 @@ def _jobs(
     """One for each file, with its place in the columns."""
     jobs, rows, episodes = [], dict.fromkeys(prepared.SPLITS, 0), dict.fromkeys(prepared.SPLITS, 0)
     for path, split in ((path, split) for pair in pairs for path, split in zip(pair, prepared.SPLITS, strict=True)):
-        terminals = tasks.read_columns(path, ["terminals"])
-        number, ends = terminals["terminals"].size, len(tasks.check_episodes(path, terminals))
+        number, ends = npz.size(path)
         place = (columns, rows[split], episodes[split], number, ends)
         jobs.append(Job(path, shards[path.name], task.name, aside, split, *place))
         rows[split], episodes[split] = rows[split] + number, episodes[split] + ends

@@ -12,7 +12,8 @@
       bc:                               the label is the agent's name
 
 A task may be a mapping, `task: {dataset: name-in-the-data-folder, steps: 6000}`, and with data that memory cannot hold
-it may have `resident: {blocks: 8}` (resident.py). An agent may have `steps`, which come before a task's and the
+it may have `resident: {blocks: 8}` (resident.py): such data have to be prepared. `optional: why` has its runs left out
+while there are no such data, and says so. An agent may have `steps`, which come before a task's and the
 suite's, a subset of `tasks`, and `per_task: {task: {setting: value}}`, which come before its `settings`. Both may have
 `tags: [words]`, by which results can be filtered; a run has those of its agent and its task. Both may have `resources:
 {memory_gb: 64, runs_per_job: 1}`, which come before those of a cluster's profile (slurm/profile.py).
@@ -35,7 +36,7 @@ from typing import Annotated, Any, NamedTuple
 import pydantic
 import yaml
 
-from mac_bench import registry, sources, tasks
+from mac_bench import registry, tasks
 from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
@@ -55,6 +56,8 @@ class TaskEntry(Settings):
     tags: tuple[str, ...] = ()
     resident: Residency | None = None
     """for data that memory cannot hold: batches from some blocks of it at a time"""
+    optional: str | None = None
+    """why its data may be missing, and how they would be made; while they are, its runs are left out"""
     resources: Resources = Resources()
     """what its runs ask of a cluster, where that is not what the profile says"""
 
@@ -107,6 +110,8 @@ class Member(NamedTuple):
     """what results can be filtered by, in no way part of the run"""
     resources: Resources = Resources()
     """what it asks of a cluster, beside what a profile says; where a run runs is no part of it either"""
+    optional: str | None = None
+    """why it may be left out"""
 
 
 def load(path: Path) -> Suite:
@@ -140,7 +145,8 @@ def expand(suite: Suite) -> list[Member]:
                     continue
                 tags = tuple(dict.fromkeys(entry.tags + suite.tasks[task].tags))
                 run = _run(suite, label, task, seed, modules[label].VERSION)
-                member = Member(label, run, tags, suite.tasks[task].resources.with_(entry.resources))
+                given = suite.tasks[task]
+                member = Member(label, run, tags, given.resources.with_(entry.resources), given.optional)
                 other = found.setdefault(member.run.id, member)
                 if other is not member:
                     raise UserError(
@@ -155,7 +161,7 @@ def write_membership(root: Path, suite: Suite, members: list[Member]) -> Path:
     path = root / "suites" / f"{suite.name}.json"
     runs = [
         {"run": run.id, "label": label, "tags": list(tags), "config": run.model_dump(mode="json")}
-        for label, run, tags, _ in members
+        for label, run, tags, *_ in members
     ]
     own = suite.model_dump(include={"name", "about", "average_last", "checkpoints", "reproduces"})
     content = {**own, "members": runs}
@@ -182,30 +188,6 @@ def only(suite: Suite, members: list[Member], label: str | None, task: str | Non
         if not left:
             raise UserError(f"{suite.name} has no such run with --{option} {given}; there are: {valid}")
     return left[0]
-
-
-def missing_data(members: list[Member], data: Path) -> dict[str, str]:
-    """Data sets that members need and that are not there or not whole, and what to do about each."""
-    found = {}
-    for run in (member.run for member in members):
-        try:
-            tasks.files(run.dataset, data)
-        except UserError as error:
-            official = tasks.find(run.task).dataset
-            found[run.dataset] = str(error)
-            own = run.dataset not in (official, *sources.SOURCES) and not (data / run.dataset).exists()
-            if own and official.startswith(tasks.GENERATED):
-                make = f"mac-bench data generate {official} --name {run.dataset} --episodes N"
-                found[run.dataset] = f"no data '{run.dataset}' in {data}; make it with `{make}`, or put files there"
-    return found
-
-
-def require_data(members: list[Member], data: Path, suite: Path) -> None:
-    """Raises UserError where data are missing, before anything is queued."""
-    missing = missing_data(members, data)
-    if missing:
-        first, *more = missing.values()
-        raise UserError(first + (f" (and {len(more)} more; see `mac-bench plan {suite}`)" if more else ""))
 
 
 def names() -> list[str]:
@@ -313,9 +295,9 @@ def _check(suite: Suite, path: Path) -> None:
     twice = [seed for seed in suite.seeds if suite.seeds.count(seed) > 1]
     if twice:
         raise UserError(f"{path.name}: seeds: {twice[0]} is there twice")
-    for task in suite.tasks:
+    for task, entry in suite.tasks.items():
         try:
-            tasks.find(task)
+            tasks.check_data(tasks.find(task), entry.dataset or tasks.find(task).dataset)
         except UserError as error:
             raise UserError(f"{path.name}: tasks: {error}") from None
     for label, entry in suite.agents.items():

@@ -4,6 +4,8 @@ import contextlib
 import difflib
 import importlib.metadata
 import os
+import re
+import threading
 import types
 import warnings
 from dataclasses import dataclass, replace
@@ -13,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import d4rl, prepared, sources
+from mac_bench import d4rl, npz, prepared, sources
 from mac_bench.config import Residency
 from mac_bench.data import ACTION_LIMIT, Dataset
 from mac_bench.errors import UserError
-from mac_bench.files import UNREADABLE
 from mac_bench.manifest import UNFINISHED, read_manifest, remedy
 
 
@@ -120,6 +121,20 @@ def find(name: str) -> Task:
         f"-singletask-task1 to -task5 before -v0; environments: {', '.join(ENVIRONMENTS)}; "
         f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables; D4RL's are like hopper-medium-v2"
     )
+
+
+def official(dataset: str) -> Task | None:
+    """A task that needs every column of official data, of 100M transitions too; None for a name of a user's own."""
+    return _tasks().get(re.sub(r"(-100m)?-v0$", "-oraclerep-v0", dataset))
+
+
+def check_data(task: Task, dataset: str, root: Path | None = None) -> None:
+    """Raises UserError where data are of another environment than a task, as far as their name says, or in the data
+    folder `root` what they say of how they were made."""
+    made = read_manifest(root / dataset).get("parameters", {}).get("dataset") if root else None
+    own = official(made or dataset)
+    if own and (own.environment, own.name in d4rl.ENTRIES) != (task.environment, task.name in d4rl.ENTRIES):
+        raise UserError(f"data '{dataset}' are of {own.environment}, but {task.name} is a task of {task.environment}")
 
 
 def names() -> list[str]:
@@ -284,18 +299,41 @@ class Env:
         self._env.close()
 
 
+_looking = threading.Lock()
+
+
+def widths(name: str) -> dict[str, int]:
+    """`Env.widths` of a task, for which an environment is made once in a process, whatever its threads ask."""
+    with _looking:
+        return _widths(name)
+
+
+@cache
+def _widths(name: str) -> dict[str, int]:
+    env = Env(find(name))
+    try:
+        return env.widths()
+    finally:
+        env.close()
+
+
 def load(task: Task, dataset: str, root: Path, resident: Residency | None = None) -> Dataset:
     """The data in `root/dataset` (a folder of shards), `root/dataset.npz`, or a file of D4RL's, with validation.
 
-    Memory-mapped where they have been prepared from just these files (prepared.py); that changes no batch.
-    Raises UserError with the file and what is wrong with it.
+    Memory-mapped where they have been prepared from just these files (prepared.py); that changes no batch. Raises
+    UserError with the file and what is wrong with it, and for `resident` data, which memory cannot hold, where they
+    have not been prepared.
     """
     pairs = files(dataset, root)
+    check_data(task, dataset, root)
     if task.name in d4rl.ENTRIES:
         return replace(d4rl.load(task.name, pairs[0][0]), resident=resident, task=task.name)
     found = prepared.find(task.name, dataset, root, pairs)
     if found is not None:
         return prepared.open_columns(found, task.name, resident)
+    if resident is not None:
+        advice = f"prepare them with `mac-bench data prepare {dataset} --task {task.name}`"
+        raise UserError(f"data '{dataset}' are too large to load, and not prepared for {task.name}; {advice}")
     env = Env(task)
     try:
         validation = _join([read(path, env) for _, path in pairs])
@@ -332,55 +370,10 @@ def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def read_columns(path: Path, names: list[str], others: bool = False) -> dict[str, np.ndarray]:
-    """Columns of a file, and on request all others in it. Raises UserError where it is damaged or lacks one."""
-    try:
-        # opened here because numpy leaves a damaged file open
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive]
-            if missing:
-                raise UserError(f"{path}: no {', '.join(missing)} in it; there are: {', '.join(sorted(archive))}")
-            rows = {name: archive[name] for name in (archive if others else names)}
-            for name in names:
-                if rows[name].dtype.kind not in "biuf":
-                    raise UserError(f"{path}: {name} holds {rows[name].dtype}, but must hold numbers")
-            return rows
-    except UNREADABLE as error:
-        raise UserError(f"{path}: cannot be read, the file is damaged or no .npz of plain arrays ({error})") from None
-
-
-def check_episodes(path: Path, rows: dict[str, np.ndarray]) -> np.ndarray:
-    """[E] int64, the last row of each episode. Raises UserError where rows do not form whole episodes."""
-    sizes = {name: len(column) if column.ndim else 0 for name, column in rows.items()}
-    if len(set(sizes.values())) > 1:
-        raise UserError(f"{path}: columns of different length: {', '.join(f'{n} {s}' for n, s in sizes.items())}")
-    terminals = rows["terminals"].astype(bool).reshape(-1)
-    ends = np.flatnonzero(terminals)
-    if len(ends) == 0:
-        raise UserError(f"{path}: no episode ends in it: 'terminals' must be 1 at the last row of each episode")
-    if not terminals[-1]:
-        raise UserError(f"{path}: its last row ends no episode; was it cut off?")
-    short = np.flatnonzero(np.diff(ends, prepend=-1) < 2)
-    if len(short):
-        raise UserError(f"{path}: the episode that ends at row {ends[short[0]]} has no transition, only a single row")
-    return ends
-
-
 def read(path: Path, env: Env) -> Dataset:
     """One file, checked and labelled."""
-    widths = env.widths()
-    rows = read_columns(path, list(widths))
-    for name, width in widths.items():
-        shape = rows[name].shape
-        if len(shape) != (2 if width else 1) or (width and shape[1] != width):
-            wanted = f"[N, {width}]" if width else "[N]"
-            raise UserError(f"{path}: {name} has shape {shape}, but {env.task.name} has {wanted}")
-        if name in ("observations", "actions", "qpos"):
-            rows[name] = rows[name].astype(np.float32, copy=False)
-            if not np.isfinite(rows[name]).all():
-                bad = np.flatnonzero(~np.isfinite(rows[name]).all(axis=1))[0]
-                raise UserError(f"{path}: {name} has a value that is not finite in row {bad}")
-    ends = check_episodes(path, rows)
+    rows = dict(npz.each(path, env.widths(), env.task.name))
+    ends = npz.ends(path, rows["terminals"], {name: npz.length(column) for name, column in rows.items()})
     actions = np.clip(rows["actions"], -ACTION_LIMIT, ACTION_LIMIT)
     return Dataset(rows["observations"], actions, ends, **env.relabel(rows))
 

@@ -10,7 +10,7 @@ import pytest
 from runs import small_run
 from test_report import run
 
-from mac_bench import d4rl, generate, inventory, queries, report, store, suite, tasks
+from mac_bench import d4rl, generate, inventory, needs, queries, report, store, suite, tasks
 from mac_bench.config import EvalConfig
 from mac_bench.data import ACTION_LIMIT
 from mac_bench.errors import UserError
@@ -268,7 +268,7 @@ def test_a_run_is_trained_evaluated_and_reported(tmp_path, root, database):
         "evaluation: {every: 10, episodes: 2}\nagents: {bc: {settings: {hidden: [8], batch_size: 16}}}\n"
     )
     members = suite.expand(suite.load(path))
-    assert suite.missing_data(members, data) == {}
+    assert needs.missing(needs.of(members), data, path) == {}
     suite.write_membership(root, suite.load(path), members)
     for member in members:
         assert train(member.run, root, data).state == "finished"

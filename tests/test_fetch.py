@@ -27,7 +27,7 @@ from conftest import DATA, TASK
 from http_server import Server, cut, instead, says, stall, status, whole_despite_range
 from runs import small_run
 
-from mac_bench import download, fetch, sources, suite, tasks
+from mac_bench import download, fetch, needs, sources, suite, tasks
 from mac_bench.download import Patience
 from mac_bench.errors import UserError
 from mac_bench.files import sha256
@@ -207,11 +207,13 @@ def hopper(**columns) -> bytes:
         return file.id.get_file_image()
 
 
-def test_many_files_at_a_time_and_one_of_them_damaged(server, root):
-    dataset = "humanoidmaze-giant-navigate-100m-v0"
-    for file in sources.SOURCES[dataset].files:
+def test_many_files_at_a_time_and_one_of_them_damaged(server, root, monkeypatch):
+    dataset = "many"
+    files = tuple(f"{DATA}-{number:03d}{end}.npz" for number in range(25) for end in ("", "-val"))
+    monkeypatch.setitem(sources.SOURCES, dataset, sources.Source(dataset, f"ogbench/{dataset}", files))
+    for file in files:
         server.files[f"/ogbench/{dataset}/{file}"] = server.files[TRAIN]
-    bad = f"/ogbench/{dataset}/humanoidmaze-giant-navigate-v0-007.npz"
+    bad = f"/ogbench/{dataset}/{DATA}-007.npz"
     server.faults[bad] = [instead(flipped(server.files[bad]))] * 2
     message = refused(server, root, dataset, connections=4)
     assert f"{server.address}{bad}: came damaged, twice: " in message and "name another --mirror" in message
@@ -345,8 +347,75 @@ def test_damaged_bytes_are_fetched_anew(server, root):
 
 def test_a_page_in_the_place_of_data_is_no_data(server, root):
     server.files[TRAIN] = b"<html>Please log in</html>"
-    assert "came damaged, twice" in refused(server, root)
+    message = refused(server, root)
+    assert "came damaged, twice" in message and "it is no .npz file, but begins with '<html>Please" in message
     assert finals(root) == [f"{DATA}-val.npz"]
+
+
+def test_of_what_is_refused_altogether_no_folder_stays(server, root, monkeypatch):
+    for path in (TRAIN, VALIDATION):
+        server.files[path] = b"<html>Please log in</html>"
+    refused(server, root)
+    assert list(root.iterdir()) == []
+    monkeypatch.setattr("mac_bench.prepared.shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    assert "choose another disk" in refused(server, root)
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"observations": lambda x: np.hstack([x, x])}, r"observations has shape \(\d+, 4\), but \S+ has \[N, 2\]"),
+        ({"observations": lambda x: np.where(np.arange(len(x))[:, None] == 3, np.nan, x)}, "not finite in row 3"),
+        ({"qpos": None}, "no qpos in it"),
+        ({"qpos": lambda x: x[:, :1]}, r"qpos has shape \(\d+, 1\)"),
+    ],
+)
+def test_what_training_would_refuse_is_not_taken(server, root, tmp_path, change, reason):
+    """Nor does it pass where it lies there already."""
+    with np.load(_put(tmp_path / "x.npz", server.files[TRAIN])) as file:
+        columns = {name: file[name] for name in file.files}
+    (name, how), *_ = change.items()
+    columns[name] = how and how(columns[name])
+    np.savez(tmp_path / "x.npz", **{name: column for name, column in columns.items() if column is not None})
+    for path in (TRAIN, VALIDATION):
+        server.files[path] = (tmp_path / "x.npz").read_bytes()
+    assert re.search(f"came damaged, twice: .*{reason}", refused(server, root))
+    for path in (TRAIN, VALIDATION):
+        _put(root / path.rpartition("/")[2], server.files[path])
+    problems = verify(root, DATA)
+    assert len(problems) == 2 and re.search(reason, problems[0])
+
+
+def _put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_data_of_another_environment_under_a_right_name(server, root):
+    dataset = "cube-double-play-v0"
+    for end, path in (("", TRAIN), ("-val", VALIDATION)):
+        server.files[f"/ogbench/{dataset}{end}.npz"] = server.files[path]
+    assert f"observations has shape (303, 2), but {dataset} has [N, 37]" in refused(server, root, dataset)
+    assert finals(root) == []
+
+
+def test_shards_of_100m_transitions_are_about_that_many(server, root, monkeypatch):
+    """Hand numbers: a million transitions in each of 100 files, 4 million in each of 25, a tenth of it to validate."""
+    cube, giant = (
+        sources.SOURCES[name] for name in ("cube-double-play-100m-v0", "humanoidmaze-giant-navigate-100m-v0")
+    )
+    assert [cube.rows(file) for file in cube.files[:2]] == [1_000_000, 100_000]
+    assert [giant.rows(file) for file in giant.files[:2]] == [4_000_000, 400_000]
+    assert sources.SOURCES[DATA].rows(f"{DATA}.npz") is None
+    monkeypatch.setattr(sources.Source, "rows", lambda self, file: 700)
+    assert f"has 303 rows, but a file of {DATA} has about 700" in refused(server, root)
+    monkeypatch.setattr(sources.Source, "rows", lambda self, file: 150)
+    assert f"has 303 rows, but a file of {DATA} has about 150" in refused(server, root)
+    monkeypatch.setattr(sources.Source, "rows", lambda self, file: 400 if "val" not in file else 101)
+    get(server, root)
+    assert_whole(server, root)
 
 
 @pytest.mark.parametrize(
@@ -867,7 +936,7 @@ def test_a_suite_s_data_are_fetched_and_what_cannot_be_is_said(call, server, roo
         f"tasks: {{{TASK}: , {large}: {{dataset: ../../evil}}}}\n"
         "evaluation: {every: 10, episodes: 2}\nagents: {random_actions: }\n"
     )
-    missing = suite.missing_data(suite.expand(suite.load(path)), root)
+    missing = needs.absent(needs.of(suite.expand(suite.load(path))), root)
     assert f"`mac-bench data fetch {DATA}`" in missing[DATA]
     code, out, err = call("data", "fetch", str(path))
     assert (code, out) == (1, f"{root / DATA}\n")

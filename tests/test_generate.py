@@ -190,6 +190,8 @@ def test_an_interrupted_call_is_continued(tmp_path):
         ("cube-single-paly-v0", {}, "did you mean cube-single-play-v0"),
         (POINT, {"shards": 3}, "3 shards need at least as many episodes, not 2"),
         (POINT, {"length": 0}, "length: 0 is less than 1"),
+        (POINT, {"name": "../y"}, r"'\.\./y' is no name for data: it must be that of a folder inside "),
+        (POINT, {"name": ".."}, "'..' is no name for data"),
     ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path, dataset, settings, message):
@@ -260,6 +262,13 @@ def test_manifest_listing_and_verification(tmp_path):
     assert verify(tmp_path, "mine") == [f"{training}: is missing; call `mac-bench data generate` as before"]
     assert not listing(tmp_path)[0].complete
     assert "neither" in verify(tmp_path, "nothing")[0]
-    (folder / MANIFEST).write_text("{")
-    assert "manifest.json: cannot be read" in verify(tmp_path, "mine")[0]
-    assert not listing(tmp_path)[0].complete
+    for content, told in (
+        ("{", "cannot be read (Exp"),
+        ('{"source": "x"}', "is not a manifest of mac-bench; give it an"),
+    ):
+        (folder / MANIFEST).write_text(content)
+        (problem,) = verify(tmp_path, "mine")
+        assert problem.startswith(f"{folder / MANIFEST}: {told}") and "\n" not in problem
+        assert not listing(tmp_path)[0].complete
+    (folder / MANIFEST).write_text("[")
+    assert "; remove it where data were fetched (they can stay), and the folder where" in verify(tmp_path, "mine")[0]

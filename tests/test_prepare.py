@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,7 +84,7 @@ def assert_same(one: Dataset, two: Dataset) -> None:
 @pytest.mark.parametrize("name", [REWARDS, ORACLE, WHOLE])
 @pytest.mark.parametrize("resident", [None, Residency(blocks=2, rows=82, every=2)])
 def test_prepared_equals_loaded_to_the_bit(root, name, resident):
-    loaded = load(root, name, resident)
+    loaded = replace(load(root, name), resident=resident)
     assert loaded.task == name
     assert not isinstance(loaded.observations, np.memmap)
     prepare(DATA, [name], root)
@@ -146,19 +147,41 @@ def test_one_official_file_is_prepared_too(made, tmp_path):
 
 def test_a_run_begun_on_files_is_continued_on_prepared_data(root, tmp_path, monkeypatch):
     """And drawing from blocks, a run that is stopped ends as one that is not."""
-    run = small_run("bc").model_copy(update={"resident": Residency(blocks=2, rows=82, every=7)})
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "other").mkdir()
-    train(run, tmp_path / "other", root)
-    stop_before_evaluation(monkeypatch)
-    assert train(run, tmp_path / "runs", root).state == "stopped"
+    plain = small_run("bc")
+    blocks = plain.model_copy(update={"resident": Residency(blocks=2, rows=82, every=7)})
+    here, other = tmp_path / "runs", tmp_path / "other"
+    here.mkdir()
+    other.mkdir()
+    train(plain, other, root)
+    with monkeypatch.context() as patch:
+        stop_before_evaluation(patch)
+        assert train(plain, here, root).state == "stopped"
     prepare(DATA, [TASK], root)
-    assert train(run, tmp_path / "runs", root).state == "finished"
-    for what in (numbers, arrays):
-        assert what(tmp_path / "runs" / run.id) == what(tmp_path / "other" / run.id)
-    plain = run.model_copy(update={"resident": None})
-    train(plain, tmp_path / "runs", root)
-    assert arrays(tmp_path / "runs" / plain.id) != arrays(tmp_path / "other" / run.id), "blocks play a part"
+    train(blocks, other, root)
+    stop_before_evaluation(monkeypatch)
+    assert train(blocks, here, root).state == "stopped"
+    for run in (plain, blocks):
+        assert train(run, here, root).state == "finished"
+        for what in (numbers, arrays):
+            assert what(here / run.id) == what(other / run.id)
+    assert arrays(here / plain.id) != arrays(here / blocks.id), "blocks play a part"
+
+
+def test_data_too_large_to_load_are_not_loaded(root, tmp_path, monkeypatch):
+    """Memory would not hold them: neither where nothing is prepared, nor where that was of other files."""
+    run = small_run("bc").model_copy(update={"resident": Residency(blocks=2)})
+    (tmp_path / "runs").mkdir()
+    advice = f"prepare them with `mac-bench data prepare {DATA} --task {TASK}`"
+    prepare(DATA, [WHOLE], root)
+    for change_them in (False, True):
+        if change_them:
+            prepare(DATA, [TASK], root)
+            assert load(root, TASK, run.resident)
+            change(root / DATA / f"{DATA}-001.npz")
+        with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+            patch.setattr(tasks, "read", None)
+            train(run, tmp_path / "runs", root)
+        assert str(error.value) == f"data '{DATA}' are too large to load, and not prepared for {TASK}; {advice}"
 
 
 # killed, and continued
@@ -416,9 +439,12 @@ def test_what_cannot_be_prepared_is_one_line_that_names_it(root):
 
     assert "no task given" in refused()
     assert "no task 'pointmaze'" in refused("pointmaze")
-    assert "observations has shape (41, 2), but antmaze-medium-navigate-v0 has [N, 29]" in refused(
-        "antmaze-medium-navigate-singletask-v0"
+    assert "data 'pointmaze-medium-navigate-v0' are of pointmaze-medium, but pointmaze-large-navigate-v0" in refused(
+        REWARDS, "pointmaze-large-navigate-v0"
     )
+    with pytest.raises(UserError, match=r"^'\.\./data2' is no name for data: it must be that of a folder inside "):
+        shutil.copytree(root / DATA, root.parent / "data2")
+        prepare("../data2", [REWARDS], root)
     shard = root / DATA / f"{DATA}-001.npz"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:3000])
@@ -427,5 +453,10 @@ def test_what_cannot_be_prepared_is_one_line_that_names_it(root):
     assert f"{shard}: cannot be read, the file is damaged" in refused(REWARDS)
     shard.write_bytes(whole)
     (root / DATA / "manifest.json").unlink()
+    shutil.copytree(root / DATA, root / "mine")
+    with pytest.raises(
+        UserError, match=r"observations has shape \(41, 2\), but antmaze-medium-navigate-v0 has \[N, 29"
+    ):
+        prepare("mine", ["antmaze-medium-navigate-singletask-v0"], root)
     (root / DATA / f"{DATA}-001-val.npz").unlink()
     assert f"the validation file that belongs to {shard.name} is missing" in refused(REWARDS)

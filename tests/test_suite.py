@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mac_bench import suite
+from mac_bench import needs, suite
 from mac_bench.config import Residency, RunConfig
 from mac_bench.errors import UserError
 
@@ -137,11 +137,15 @@ BAD = {
         "a dash",
         f"tasks: {{{LARGE}: here}}": f"small.yaml: tasks.{LARGE}: must be a mapping, not 'here'",
         f"tasks: {{{LARGE}: {{data: x}}}}": f"small.yaml: tasks.{LARGE}: no setting 'data'; there are: "
-        "dataset, resident, resources, steps, tags",
+        "dataset, optional, resident, resources, steps, tags",
         f"tasks: [{MEDIUM}, pointmaze-*-navigate-singletask-v0]": f"small.yaml: tasks: {MEDIUM} is there twice, "
         "once by 'pointmaze-*-navigate-singletask-v0'",
         "tasks: [pointmaze-*-v9]": "small.yaml: tasks: no task's name fits 'pointmaze-*-v9'",
         f"tasks: [{MEDIUM}]": f"small.yaml: agents.BC.per_task: {LARGE} is not among its tasks; there are: {MEDIUM}",
+        f"tasks: {{{MEDIUM}: , {LARGE}: {{dataset: pointmaze-medium-navigate-v0}}}}": "small.yaml: tasks: data "
+        f"'pointmaze-medium-navigate-v0' are of pointmaze-medium, but {LARGE} is a task of pointmaze-large",
+        f"tasks: {{{MEDIUM}: , {LARGE}: {{optional: true}}}}": f"small.yaml: tasks.{LARGE}: optional: Input should be "
+        "a valid string, not True",
         "": "small.yaml: 'tasks' is missing",
     },
     "evaluation: {every: 400, episodes: 2}": {
@@ -265,7 +269,7 @@ def test_one_run_is_named_by_what_leaves_no_choice(tmp_path):
 
 def test_missing_data_comes_with_advice(tmp_path):
     text = GOOD.replace(f"[{MEDIUM}, {LARGE}]", f"{{{MEDIUM}: , {LARGE}: {{dataset: mine}}}}")
-    missing = suite.missing_data(expand(tmp_path, text), tmp_path)
+    missing = needs.missing(needs.of(expand(tmp_path, text)), tmp_path, Path("small"))
     assert list(missing) == ["pointmaze-medium-navigate-v0", "mine"]
     assert "`mac-bench data generate pointmaze-medium-navigate-v0`" in missing["pointmaze-medium-navigate-v0"]
     assert "`mac-bench data generate pointmaze-large-navigate-v0 --name mine" in missing["mine"]

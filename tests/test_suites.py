@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mac_bench import published, registry, suite
+from mac_bench import published, registry, sources, suite, tasks
 
 LONG = "ogbench-long-horizon"
 HEADS = {
@@ -48,6 +48,20 @@ def runs(name: str, label: str, task: str = "") -> list:
 def test_a_suite_is_as_many_runs_as_its_table_implies(name, number):
     assert len(expanded(name)) == number
     assert {member.run.seed for member in expanded(name)} == {0, 1, 2, 3}
+
+
+def test_a_hundred_million_transitions_are_never_loaded():
+    found = [member for name in HEADS for member in expanded(name) if "-100m-" in member.run.dataset]
+    assert len({member.run.dataset for member in found}) == 7
+    for member in found:
+        assert member.run.resident is not None, member.run.task
+
+
+def test_runs_may_be_left_out_only_where_data_are_not_to_be_had():
+    for name in HEADS:
+        for run, optional in ((member.run, member.optional) for member in expanded(name)):
+            to_be_had = run.dataset in sources.SOURCES or run.dataset.startswith(tasks.GENERATED)
+            assert (optional is None) == to_be_had, run.dataset
 
 
 def test_the_readme_says_how_many():

@@ -340,6 +340,44 @@ def test_missing_validation_is_refused(root, tmp_path):
         tasks.load(named(POINT, ""), POINT, tmp_path)
 
 
+def test_a_page_in_the_place_of_data_is_called_one(root, tmp_path):
+    path = spoil(root, tmp_path) / f"{POINT}.npz"
+    path.write_bytes(b"<html>Please log in</html>")
+    with pytest.raises(UserError) as error:
+        tasks.load(named(POINT, ""), POINT, tmp_path)
+    assert str(error.value) == f"{path}: cannot be read: it is no .npz file, but begins with '<html>Please log in<'"
+
+
+@pytest.mark.parametrize(
+    "task, dataset, right",
+    [
+        ("pointmaze-large-navigate-v0", "pointmaze-medium-navigate-v0", False),
+        ("cube-double-play-oraclerep-v0", "cube-single-play-v0", False),
+        ("cube-double-play-oraclerep-v0", "cube-octuple-play-100m-v0", False),
+        ("hopper-medium-v2", "walker2d-medium-v2", False),
+        ("antmaze-medium-play-v2", "antmaze-medium-navigate-v0", False),  # both are called antmaze-medium
+        ("cube-double-play-oraclerep-v0", "cube-double-play-100m-v0", True),
+        ("cube-double-play-singletask-task3-v0", "cube-double-noisy-v0", True),
+        ("antmaze-umaze-unshifted-v2", "antmaze-umaze-v2", True),
+        ("pointmaze-medium-navigate-v0", "mine", True),
+    ],
+)
+def test_names_tell_whether_data_are_of_a_task_s_environment(task, dataset, right):
+    if right:
+        tasks.check_data(tasks.find(task), dataset)
+    else:
+        with pytest.raises(UserError, match=f"^data '{dataset}' are of .*, but {task} is a task of "):
+            tasks.check_data(tasks.find(task), dataset)
+
+
+def test_data_made_under_a_name_of_their_own_say_what_they_are(root, tmp_path):
+    shutil.copytree(root / POINT, tmp_path / "mine")
+    assert tasks.load(named(POINT, ""), "mine", tmp_path)
+    other = tasks.find("pointmaze-large-navigate-v0")
+    with pytest.raises(UserError, match=r"^data 'mine' are of pointmaze-medium, but pointmaze-large-navigate-v0 is"):
+        tasks.load(other, "mine", tmp_path)
+
+
 @pytest.mark.parametrize("contents", [b"", b"PK nothing", None])
 def test_damaged_files_are_refused(root, tmp_path, contents):
     path = spoil(root, tmp_path) / f"{POINT}.npz"
@@ -358,6 +396,6 @@ def test_unfinished_data_is_refused(root, tmp_path):
     folder = tmp_path / POINT
     folder.mkdir()
     spoil(root, folder)
-    (folder / UNFINISHED).write_text("{}")
+    (folder / UNFINISHED).write_text('{"parameters": {}, "files": {}}')
     with pytest.raises(UserError, match="not finished; call `mac-bench data generate` as before"):
         tasks.load(named(POINT, ""), POINT, tmp_path)
