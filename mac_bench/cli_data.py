@@ -233,9 +233,9 @@ def _sent(data: Path, profile: str, settings: dict[str, Any]) -> bool:
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Data set in the data folder, or a suite, for all its.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Data set in the data folder, or a suite: all of its.")],
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="Task to label a data set for; may be given several times.")
+        list[str] | None, typer.Option("--task", help="Task to label the data set for; may be given several times.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each holds one file in memory.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of prepared data (default: DATA/prepared).")] = None,
@@ -250,7 +250,7 @@ def data_prepare(
     wanted, problems = _to_prepare(name, task, data)
     folders = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        line = bar.add_task("files")
+        line = bar.add_task("files", total=None)
         for dataset, tasks in wanted.items():
             folder = prepare.prepare(
                 dataset,
@@ -274,11 +274,10 @@ def _to_prepare(name: str, task: list[str] | None, data: Path) -> tuple[dict[str
     """Data set -> the tasks to prepare it for, and what is wrong with others of a suite."""
     from mac_bench import needs, tasks
 
-    members = _members(name)
+    # data may have the name of a suite, as the quickstart's do; then a task tells that they are meant
+    members = None if task else _members(name)
     if members is None:
         return {name: task or []}, []
-    if task:
-        raise UserError(f"{name}: a suite's data are prepared for all its tasks; leave out --task")
     kept, left = needs.left_out(members, data)
     wanted = needs.of(kept)
     absent = needs.absent(wanted, data)

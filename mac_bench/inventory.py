@@ -93,9 +93,10 @@ def verify(root: Path, name: str) -> list[str]:
         pairs = tasks.files(name, root)
     except UserError as error:
         return [str(error)]
+    made_of = manifest.get("parameters", {}).get("dataset", name)
     for path in dict.fromkeys(path for pair in pairs for path in pair):
         try:
-            check_file(path, name)
+            check_file(path, made_of)
         except UserError as error:
             problems.append(str(error))
     return problems + _prepared_problems(root, name, pairs)

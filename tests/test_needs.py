@@ -99,8 +99,14 @@ def test_what_is_prepared_is_not_prepared_again_and_what_is_missing_is_said(call
     before = {path: path.stat().st_mtime_ns for path in Path("data/prepared").rglob("*.npy")}
     call("data", "prepare", "small.yaml")
     assert before == {path: path.stat().st_mtime_ns for path in Path("data/prepared").rglob("*.npy")}
-    code, _, err = call("data", "prepare", "small.yaml", "--task", TASK)
-    assert code == 2 and "a suite's data are prepared for all its tasks; leave out --task" in err
+
+
+def test_a_task_tells_data_from_a_suite_of_the_same_name(call):
+    shutil.copytree(Path("data") / DATA, Path("data") / "quickstart")
+    assert call("data", "prepare", "quickstart", "--task", TASK) == (0, "data/prepared/quickstart\n", "")
+    assert "quickstart" in suite.names() and not Path("data/prepared", DATA).exists()
+    code, _, err = call("data", "prepare", DATA)
+    assert code == 2 and "no task given" in err
 
 
 def test_damaged_prepared_data_are_told_in_the_plan(call):
