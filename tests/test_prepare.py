@@ -18,14 +18,15 @@ import pytest
 from conftest import DATA, TASK
 from runs import arrays, numbers, small_run, stop_before_evaluation
 
+from mac_bench import foresight, prepared, tasks
 from mac_bench import prepare as writing
-from mac_bench import prepared, tasks
 from mac_bench.config import GoalMix, Residency
 from mac_bench.data import COLUMNS, Dataset, fit, statistics
 from mac_bench.errors import UserError
 from mac_bench.generate import generate
 from mac_bench.inventory import listing, verify
 from mac_bench.prepare import prepare
+from mac_bench.record import RunFolder
 from mac_bench.train import train
 from mac_bench.types import GoalSampling, Sampling
 
@@ -182,6 +183,8 @@ def test_data_too_large_to_load_are_not_loaded(root, tmp_path, monkeypatch):
             patch.setattr(tasks, "read", None)
             train(run, tmp_path / "runs", root)
         assert str(error.value) == f"data '{DATA}' are too large to load, and not prepared for {TASK}; {advice}"
+        with pytest.raises(UserError, match="too large to load"):  # nor to measure a model's error
+            foresight._group([foresight.Line("MAC", RunFolder(tmp_path / "runs" / run.id), run)], root, 10, 1, [])
 
 
 # killed, and continued
