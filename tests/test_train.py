@@ -36,7 +36,11 @@ def last_metrics(folder) -> int:
     return max((event["step"] for event in RunFolder(folder).read() if event["kind"] == "metrics"), default=0)
 
 
-@pytest.mark.parametrize("agent", registry.names())
+# in a short time one of each framework
+KILLED = [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("mac", "mopo"))) for name in registry.names()]
+
+
+@pytest.mark.parametrize("agent", KILLED)
 def test_killed_at_a_random_moment_and_run_again_equals_uninterrupted(agent, tmp_path, data_root):
     task = GOAL_TASK if agent == "gciql" else TASK
     run = small_run(agent, task=task)
