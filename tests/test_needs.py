@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import submitit  # noqa: F401 - here, because it closes what absl writes to, which in a test is pytest's own file
 from conftest import DATA, TASK
 from slurm_fakes import fake_slurm
 
