@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench.data import ACTION_LIMIT, Dataset
+from mac_bench.data import ACTION_LIMIT, Dataset, split
 from mac_bench.errors import UserError
 
 SIMULATOR = "d4rl-legacy-inertia"
 """what results say of their physics, with the version of gymnasium, whose models they are"""
 FOLDER = "D4RL_DATASET_DIR"
 """environment variable that names the folder of the official files"""
-HELD_OUT = 20
-"""one episode of so many is for validation: the files have no such split"""
 
 
 class Entry(NamedTuple):
@@ -390,21 +388,3 @@ def _limits(ended: np.ndarray, limit: int) -> np.ndarray:
     row = np.arange(len(ended))
     after = np.concatenate([[0], np.where(ended[:-1], row[1:], 0)])  # first rows of episodes, else 0
     return (row - np.maximum.accumulate(after)) % limit == limit - 1
-
-
-def split(path: Path, columns: dict[str, np.ndarray]) -> Dataset:
-    """Every HELD_OUT-th episode for validation, at least one, so that each part of a mixed file is in both."""
-    ends = columns["ends"]
-    lengths = np.diff(ends, prepend=-1)
-    whole = np.flatnonzero(lengths > 1)
-    if len(whole) < 2:
-        raise UserError(f"{path}: {len(whole)} episodes with transitions; it takes 2, one of them for validation")
-    held = np.zeros(len(ends), bool)
-    held[whole[min(HELD_OUT, len(whole)) - 1 :: HELD_OUT]] = True
-    return Dataset(**_part(columns, lengths, ~held), validation=Dataset(**_part(columns, lengths, held)))
-
-
-def _part(columns: dict[str, np.ndarray], lengths: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
-    rows = np.repeat(chosen, lengths)
-    part = {name: column[rows] for name, column in columns.items() if name != "ends"}
-    return part | {"ends": np.cumsum(lengths[chosen]) - 1}
