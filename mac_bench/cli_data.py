@@ -70,13 +70,16 @@ def data_fetch(
     data: Data = DATA,
 ) -> None:
     """Fetch official data, where there is a network. A call that was interrupted can be repeated."""
-    from mac_bench import fetch, sources
+    from mac_bench import fetch, minari_data, sources
     from mac_bench.download import Patience
 
     if not names:
         print("\n".join(sources.SOURCES))
         return
     wanted, problems = _published(names, data)
+    for name in [name for name in wanted if name.startswith(minari_data.PREFIX)]:
+        wanted.remove(name)
+        print(f"{name}: by Minari, into {minari_data.folder(name)}" if dry_run else minari_data.fetch(name))
     patience = Patience(threading.Event(), stall_s=stall)
     try:
         items = fetch.plan(wanted, data, mirror or [sources.SERVER], patience)
@@ -95,21 +98,22 @@ def data_fetch(
 
 def _published(names: list[str], data: Path) -> tuple[list[str], list[str]]:
     """The data sets that names mean, and what is said of those that suites lack and that are not published."""
-    from mac_bench import sources, suite, tasks
+    from mac_bench import minari_data, sources, suite, tasks
     from mac_bench.manifest import made_here, read_manifest
 
     found, problems = [], []
     for name in names:
         if name.endswith(".yaml") or name in suite.names():
             for dataset, problem in suite.missing_data(suite.expand(suite.load(Path(name))), data).items():
-                if dataset in sources.SOURCES and not made_here(read_manifest(data / dataset)):
+                official = dataset in sources.SOURCES and not made_here(read_manifest(data / dataset))
+                if official or dataset.startswith(minari_data.PREFIX):
                     found.append(dataset)
                 else:
                     problems.append(problem)
         else:
             with contextlib.suppress(UserError):
                 name = tasks.find(name).dataset
-            found.append(sources.find(name).dataset)
+            found.append(name if name.startswith(minari_data.PREFIX) else sources.find(name).dataset)
     return list(dict.fromkeys(found)), problems
 
 
@@ -236,15 +240,14 @@ def data_prepare(
 
 @data_app.command("list")
 def data_list(data: Data = DATA) -> None:
-    """List the data sets that are there."""
+    """List the data sets that are there, also those in Minari's own folder."""
     from mac_bench import inventory
     from mac_bench.overview import plain_table
 
     table = plain_table("name", "episodes:", "rows:", "MB:", "")
-    found = inventory.listing(data)
+    found = [*inventory.listing(data), *inventory.of_minari()]
     for each in found:
-        origin = "made here" if each.generated else "official files"
-        note = origin if each.complete else "[red]not complete[/]"
+        note = each.origin if each.complete else "[red]not complete[/]"
         for task, ready in each.prepared.items():
             note += f"\nprepared for {task}" if ready else f"\n[red]prepared from other files for {task}[/]"
         table.add_row(each.name, f"{each.episodes:,}", f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", note)

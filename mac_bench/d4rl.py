@@ -122,6 +122,11 @@ def refusal(name: str) -> str | None:
 # physics
 
 
+def make(name: str) -> "Env":
+    """The environment of a task."""
+    return Env(name)
+
+
 class Env:
     """An environment of the original benchmark, with gymnasium's calls."""
 
@@ -261,8 +266,8 @@ def _matrix(mujoco: Any, quaternion: np.ndarray) -> np.ndarray:
     return matrix.reshape(3, 3)
 
 
-def simulator() -> str:
-    """What results say of their physics."""
+def simulator(name: str) -> str:
+    """What results of a task say of their physics."""
     return f"{SIMULATOR} (gymnasium {metadata.version('gymnasium')})"
 
 

@@ -12,6 +12,8 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MAC_BENCH_TORCH_DEVICE", "cpu")
 # several tests run at a time, and threads that wait for each other are slower than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# nor on what somebody has downloaded
+os.environ["MINARI_DATASETS_PATH"] = str(Path(__file__).parent / "nothing")
 
 TASK = "pointmaze-medium-navigate-singletask-v0"
 GOAL_TASK = "pointmaze-medium-navigate-oraclerep-v0"
