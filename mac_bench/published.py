@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mac_bench.errors import UserError
+from mac_bench.stats import simulators_of
 
 SUITES = Path(__file__).parent.parent / "suites"
 """what comes with the project, beside the package"""
@@ -176,11 +177,14 @@ def brief(runs: pd.DataFrame) -> pd.DataFrame:
 
 def own_means(runs: pd.DataFrame) -> pd.DataFrame:
     """What `beside` takes of ours: the means of the complete runs of `queries.results`, with what they were made of;
-    and where a method has all of tasks 1 to 5 of an environment, those of its means over the five, seed by seed."""
+    and where a method has all of tasks 1 to 5 of an environment, those of its means over the five, seed by seed. Runs
+    of several simulators have no mean."""
     done: Any = runs[runs["complete"]]
     done = pd.concat([done, *_over_five(done)])
     rows = []
     for (label, task), own in done.groupby(["label", "task"], sort=False):
+        if len(simulators_of(own["simulator"])) > 1:
+            continue
         score = 100 * own["score"]
         row = {"label": label, "task": task, "mean": score.mean(), "std": score.std(), "n_seeds": len(own)}
         row |= {name: own[name].iloc[0] for name in ("agent", "dataset", "steps", "average_last")}
