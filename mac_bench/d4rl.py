@@ -1,5 +1,7 @@
 """D4RL (arXiv 2004.07219): its names, scores, data and physics, without the package and without mujoco_py.
 
+(d4rl_package.py has the package's own, for those who ask for them.)
+
 The original environments run in MuJoCo 2.1.0. One thing has changed since that matters to them: what a capsule
 weighs. With that put back, Gymnasium's v4 environments and OGBench's ant move as the originals do; `tests/test_d4rl.py`
 replays steps that were recorded there. Environments for which nothing shows that are refused.
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mac_bench import d4rl_package
 from mac_bench.data import ACTION_LIMIT, Dataset, split
 from mac_bench.errors import UserError
 
@@ -122,9 +125,9 @@ def refusal(name: str) -> str | None:
 # physics
 
 
-def make(name: str) -> "Env":
-    """The environment of a task."""
-    return Env(name)
+def make(name: str) -> "Env | d4rl_package.Env":
+    """The environment of a task: ours, or the package's where it is asked for."""
+    return d4rl_package.Env(ENTRIES[name].dataset) if d4rl_package.wanted() else Env(name)
 
 
 class Env:
@@ -268,6 +271,8 @@ def _matrix(mujoco: Any, quaternion: np.ndarray) -> np.ndarray:
 
 def simulator(name: str) -> str:
     """What results of a task say of their physics."""
+    if d4rl_package.wanted():
+        return d4rl_package.simulator()
     return f"{SIMULATOR} (gymnasium {metadata.version('gymnasium')})"
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import d4rl, minari_data, prepared, sources
+from mac_bench import d4rl, d4rl_package, minari_data, prepared, sources
 from mac_bench.config import Residency
 from mac_bench.data import ACTION_LIMIT, Dataset
 from mac_bench.errors import UserError
@@ -111,7 +111,7 @@ def find(name: str) -> Task:
     """The task of an official name: `...-v0`, `...-oraclerep-v0`, `...-singletask[-taskN]-v0`, D4RL's `...-v2`, or
     `minari/` and the id of a set, of which nothing more is known before it is there.
 
-    Raises UserError with the names that come close.
+    Raises UserError with the names that come close, and where D4RL's package is asked for and does not work.
     """
     if name.startswith(minari_data.PREFIX):
         own = minari_data.known(name)
@@ -120,6 +120,8 @@ def find(name: str) -> Task:
         raise UserError(f"no task '{name}': pixel observations are not supported")
     tasks = _tasks()
     if name in tasks:
+        if _other(name):
+            d4rl_package.require()
         return tasks[name]
     if reason := d4rl.refusal(name):
         raise UserError(reason)

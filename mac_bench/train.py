@@ -105,6 +105,7 @@ class _Attempt:
         self.task = tasks.find(run.task)
         self.data = tasks.load(self.task, run.dataset, data, run.resident)
         folder.expect_data(self.data.digest)
+        folder.expect_simulator(self.task.world()["simulator"])
         self.agent, self.first = restore(run, folder, self.data)
         self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None
         here = {"data": self.data.digest, "data_rows": str(len(self.data.observations))}

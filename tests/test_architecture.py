@@ -19,6 +19,7 @@ FLOORS = {
         "prepared",
         "prepare",
         "d4rl",
+        "d4rl_package",
         "minari_data",
         "generate",
         "inventory",
@@ -171,7 +172,7 @@ def test_third_parties_stay_in_their_rooms(path):
 @FILES
 def test_one_benchmark_s_name_stays_in_its_rooms(path):
     for name, rooms in {
-        "d4rl": {"d4rl", "sources", "tasks", "inventory", "published"},
+        "d4rl": {"d4rl", "d4rl_package", "sources", "tasks", "inventory", "published"},
         "minari": {"minari_data", "tasks", "inventory", "cli_data"},
     }.items():
         assert room(path) in rooms or name not in path.read_text(), f"only {rooms} may say {name}"

@@ -20,6 +20,7 @@ from mac_bench.config import EvalConfig
 from mac_bench.data import ACTION_LIMIT
 from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator
+from mac_bench.record import RunFolder
 from mac_bench.train import train
 from mac_bench.types import Sampling
 
@@ -342,8 +343,10 @@ WRONG = {
 def test_wrong_sets_are_refused_in_one_line_before_training(name, root):
     change, reason = WRONG[name]
     change(pendulum(buffers=by_hand((2, "over"), (3, "late"), (1, "over"))))
+    config = small_run(task=PENDULUM).model_copy(update={"dataset": PENDULUM})
     with pytest.raises(UserError, match=re.escape(reason)) as error:
-        train(small_run(task=PENDULUM).model_copy(update={"dataset": PENDULUM}), root, Path("nowhere"))
+        train(config, root, Path("nowhere"))
+    assert not [event for event in RunFolder(root / config.id).read() if event["kind"] == "metrics"]
     assert "\n" not in str(error.value) and "pendulum" in str(error.value)
 
 
