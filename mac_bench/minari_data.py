@@ -20,6 +20,7 @@ from mac_bench.data import ACTION_LIMIT, Dataset, split
 from mac_bench.errors import UserError
 
 PREFIX = "minari/"
+NAME = re.compile(rf"{PREFIX}([\w-]+/)*[\w-]+-v\d+")
 FOLDER = "MINARI_DATASETS_PATH"
 """Minari's own environment variable for the folder of its sets"""
 METADATA = "metadata.json"
@@ -49,15 +50,15 @@ def home() -> Path:
 
 def folder(name: str) -> Path:
     """Where the files of a set lie, or would. Raises UserError for what is no name of one."""
-    if not re.fullmatch(rf"{PREFIX}([\w-]+/)*[\w-]+-v\d+", name):
+    if not NAME.fullmatch(name):
         raise UserError(f"no task '{name}'; Minari's are {PREFIX} and the id of a set, like minari/D4RL/door/human-v2")
     return home() / name.removeprefix(PREFIX) / "data"
 
 
 def names() -> list[str]:
     """The sets that lie in Minari's folder."""
-    found = (path.parents[1].relative_to(home()).as_posix() for path in home().glob(f"**/data/{METADATA}"))
-    return sorted(f"{PREFIX}{each}" for each in found)
+    places = (path.parents[1].relative_to(home()) for path in home().glob(f"**/data/{METADATA}"))
+    return sorted(name for place in places if NAME.fullmatch(name := f"{PREFIX}{place.as_posix()}"))
 
 
 def described(name: str) -> dict[str, Any]:
@@ -72,7 +73,11 @@ def described(name: str) -> dict[str, Any]:
         ways = f"get it with `mac-bench data fetch {name}`, or name the folder of your sets in {FOLDER}"
         raise UserError(f"no data '{name}': no {path}; {ways}") from None
     except DAMAGED as error:
-        raise UserError(f"{path}: no metadata of {name} ({error}); remove that folder") from None
+        raise UserError(f"{path}: no metadata of {name} ({error}); {_again(name)}") from None
+
+
+def _again(name: str) -> str:
+    return f"remove {folder(name).parent}, and call `mac-bench data fetch {name}`"
 
 
 def entry(name: str) -> Entry:
@@ -204,7 +209,7 @@ def read(name: str) -> dict[str, np.ndarray]:
             raise ValueError(f"{sum(lengths)} rows in {len(lengths)} episodes, but {METADATA} says {size(name)}")
         return {column: np.concatenate(own) for column, own in parts.items()} | {"ends": np.cumsum(lengths) - 1}
     except DAMAGED as error:
-        raise UserError(f"{folder(name)}: cannot be read, the set is damaged ({_first_line(error)})") from None
+        raise UserError(f"{folder(name)}: the set is damaged ({_first_line(error)}); {_again(name)}") from None
 
 
 def _opened(name: str) -> Any:
@@ -214,7 +219,7 @@ def _opened(name: str) -> Any:
     try:
         found = package(name).MinariDataset(folder(name))
     except (*DAMAGED, ImportError) as error:
-        raise UserError(f"{folder(name)}: cannot be opened ({_first_line(error)})") from None
+        raise UserError(f"{folder(name)}: cannot be opened ({_first_line(error)}); {_again(name)}") from None
     for what, space in (("observations", found.observation_space), ("actions", found.action_space)):
         for leaf in _leaves(space):
             if not isinstance(leaf, spaces.Box) or not np.issubdtype(leaf.dtype, np.floating):

@@ -228,7 +228,7 @@ def test_files_are_listed_and_verified(tmp_path):
     assert (found.name, found.files, found.rows, found.episodes) == ("hopper-medium-v2", 1, 450, 45)
     assert (found.bytes, found.generated, found.complete) == (path.stat().st_size, False, True)
     assert inventory.verify(tmp_path, "hopper-medium-v2") == []
-    with pytest.raises(UserError, match="get the official data"):
+    with pytest.raises(UserError, match="hopper-medium-v2: cannot be made here; get the official data"):
         generate.generate("hopper-medium-v2", tmp_path, episodes=1)
 
 

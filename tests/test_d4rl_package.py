@@ -78,6 +78,8 @@ def test_a_robot_is_scored_by_the_same_references(install):
     assert result["success"] == pytest.approx((6 + 20.272305) / (3234.3 + 20.272305))
     assert evaluated(HOPPER, Constant(0, 0, 0))["length"] == 1000
     assert tasks.find(HOPPER).world() == {"simulator": LABEL, "measure": "normalised score"}
+    step = tasks.Env(tasks.find(HOPPER)).step(np.zeros(3))
+    assert (step.reward, step.done, step.success) == (2, False, False)
 
 
 def test_a_maze_is_solved_where_it_pays(install):

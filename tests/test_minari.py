@@ -310,7 +310,7 @@ def cut(path: Path) -> None:
 
 
 WRONG = {
-    "no whole file": (cut, "cannot be read, the set is damaged (OSError: "),
+    "no whole file": (cut, "data: the set is damaged (OSError: "),
     "no rewards": (lambda path: no_episode(path, rewards=None), "the set is damaged (KeyError: "),
     "a state missing": (lambda path: no_episode(path, observations=np.zeros((3, 4))), "cannot reshape"),
     "too few ends": (lambda path: no_episode(path, terminations=[False]), "cannot reshape"),
@@ -443,7 +443,10 @@ def test_it_is_planned_listed_and_verified(call, home):
     cut(minari_data.folder(PENDULUM))
     code, out, _ = call("data", "verify", PENDULUM)
     assert code == 1 and out.startswith("✗ ") and "the set is damaged" in out
+    assert f"; remove {home}/test/pendulum/random-v0, and call `mac-bench data fetch {PENDULUM}`" in out
     edit(minari_data.folder(PENDULUM), total_steps=None)
+    (home / "no id" / "data").mkdir(parents=True)
+    (home / "no id" / "data" / "metadata.json").write_text("{}")
     assert [found.complete for found in inventory.of_minari()] == [False]
     assert "not complete" in call("data", "list")[1]
 
