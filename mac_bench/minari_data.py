@@ -267,7 +267,7 @@ def make(name: str) -> "Env":
         raise UserError(f"{name}: {own.environment} cannot be made here ({_first_line(error)})") from None
     if (recovered.observation_space, recovered.action_space) != (found.observation_space, found.action_space):
         raise UserError(f"{name}: {own.environment} has other observations or actions here than in the data")
-    env = Env(recovered)
+    env = Env(recovered, found.observation_space)
     if own.score_scale is None and not env.tells_success():
         raise UserError(
             f"{name}: nothing to score it by, as {own.environment} reports no success; write the returns that count "
@@ -282,8 +282,9 @@ class Env:
     draws = True
     """it may take NumPy's global generator while stepping: nobody knows"""
 
-    def __init__(self, env: Any):
-        self._env, self._box = env, env.action_space
+    def __init__(self, env: Any, space: Any):
+        """`space` is that of the data: the environment's own may have its parts in another order."""
+        self._env, self._space, self._box = env, space, env.action_space
         self._middle, self._half = _scaling(self._box)
         self.unwrapped = env.unwrapped
         if model := getattr(self.unwrapped, "model", None):  # for films
@@ -293,13 +294,13 @@ class Env:
     def reset(self, *, seed: int, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Start the episode of a seed: obs [O]. There are no options."""
         obs, info = self._env.reset(seed=seed)
-        return flat(self._env.observation_space, obs), info
+        return flat(self._space, obs), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """obs [O], reward, over, out of time, and whether it is a success."""
         action = np.clip(self._middle + self._half * action, self._box.low, self._box.high).astype(self._box.dtype)
         obs, reward, over, late, info = self._env.step(action)
-        return flat(self._env.observation_space, obs), float(reward), over, late, {"success": False} | info
+        return flat(self._space, obs), float(reward), over, late, {"success": False} | info
 
     def tells_success(self) -> bool:
         """Whether a step says so: tried in an episode, which nobody looks at."""

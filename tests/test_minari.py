@@ -32,7 +32,8 @@ class Point(gymnasium.Env):
     """A point on a line, with a Dict to look at; it draws from NumPy's global generator wherever it can."""
 
     observation_space = spaces.Dict(
-        {"goal": spaces.Box(-9, 9, (2,)), "at": spaces.Tuple([spaces.Box(-9, 9, (1, 2)), spaces.Box(-9, 9, (1,))])}
+        {"goal": spaces.Box(-9, 9, (2,)), "at": spaces.Tuple([spaces.Box(-9, 9, (1, 2)), spaces.Box(-9, 9, (1,))])},
+        sort_keys=False,
     )
     action_space = spaces.Box(np.float32([0, -4]), np.float32([1, 4]))
 
@@ -205,6 +206,9 @@ def test_a_dict_is_flattened_as_gymnasium_does():
             np.testing.assert_array_equal(minari_data.flat(found.observation_space, row), expected[-1])
     np.testing.assert_array_equal(columns["observations"], expected)
     assert columns["observations"].shape == (10, 5) and columns["observations"][:, 3:].tolist() == [[3, 4]] * 10
+    # the set's keys are sorted, the environment's are not
+    env = tasks.Env(tasks.find(POINT))
+    assert env.reset(1, 0)[0][3:].tolist() == env.step(np.zeros(2)).obs[3:].tolist() == [3, 4]
 
 
 # evaluation
