@@ -1,18 +1,19 @@
-# Two commands do everything on a fresh Debian or Ubuntu with Python 3.11 to 3.13: `make demo` and `make test`.
+# Two commands do everything on a fresh Debian or Ubuntu with Python 3.11 to 3.13: `make demo` and `make test-all`.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 TORCH := .venv/installed-torch
 
-.PHONY: demo test check install torch clean help
+.PHONY: demo test test-all check install torch clean help
 
 help:
-	@echo "make demo   install, make data, train MAC and baselines on a real task, print the comparison"
-	@echo "make test   install, then run every check"
-	@echo "make check  lint and types only"
-	@echo "make torch  install torch too, for the methods that are written in it"
-	@echo "make clean  remove the environment (data and runs stay)"
+	@echo "make demo      install, make data, train MAC and baselines on a real task, print the comparison"
+	@echo "make check     install, then format, lint and types"
+	@echo "make test      the same, and all tests that take no more than a few minutes"
+	@echo "make test-all  the same, and the others: every method at length, a browser, a real SLURM"
+	@echo "make torch     install torch too, for the methods that are written in it"
+	@echo "make clean     remove the environment (data and runs stay)"
 
 install: $(INSTALLED)
 
@@ -44,8 +45,12 @@ check: $(TORCH)
 
 # What needs processes of its own comes after the others: a browser and its server, and a whole SLURM.
 APART := $(addprefix tests/test_,browser.py one_machine.py slurm.py slurm_refusals.py slurm_data.py chaos.py)
+TOGETHER := $(BIN)/pytest -n 2 --dist worksteal $(addprefix --ignore ,$(APART))
 test: check
-	$(BIN)/pytest -n 2 --dist worksteal $(addprefix --ignore ,$(APART))
+	$(TOGETHER) -m "not slow"
+
+test-all: check
+	$(TOGETHER)
 	$(BIN)/pytest $(APART)
 
 clean:

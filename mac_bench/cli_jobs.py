@@ -19,6 +19,7 @@ from mac_bench.record import RunFolder
 if TYPE_CHECKING:
     from mac_bench.suite import Member
     from slurm.profile import Profile
+    from slurm.submission import Submission
     from slurm.submit import Ask, Sent
 
 Labels = Annotated[list[str] | None, typer.Option("--agent", help="Only runs with this label; repeat for more.")]
@@ -153,11 +154,8 @@ def submit(
     loaded = suites.load(suite)
     members = {member.run.id: member for member in suites.expand(loaded)}
     lines = [overview.entry(root, member.label, member.run) for member in members.values()]
-    chosen = Selection(labels, tasks, seeds).of(lines)
+    chosen = [line.run for line in Selection(labels, tasks, seeds).of(lines)]
     submit.check_root(root)
-    if not dry_run:
-        cluster.require()
-        suites.require_data([members[line.run] for line in chosen], data, suite)
     options = submission.Options(
         data=str(data.absolute()), eval_workers=eval_workers, videos=videos, track=list(track or ())
     )
@@ -165,36 +163,50 @@ def submit(
     fresh.profile = asked
     fresh.resources = {run: member.resources for run, member in members.items() if member.resources.asks()}
     if dry_run:
-        fresh.code = str(root / "code" / "SNAPSHOT")
-        states = tend.look(root, [line.run for line in chosen])
-        asks = [_ask(asked, members[line.run], root) for line in chosen if states[line.run].state in UNSENT]
-        for array in submit.arrays(asks, cluster.limits().array_size if cluster.available() else 1001):
-            print(submit.text(fresh, root, array))
-        if not asks:
-            console.print(f"nothing to submit: all {overview.plural(len(chosen), 'run')} are done, or in hands")
+        _show(fresh, root, [members[run] for run in chosen])
         return
+    cluster.require()
+    suites.require_data([members[run] for run in chosen], data, suite)
     fresh.code = str(snapshot.take(root, [member.run.agent for member in members.values()]))
     suites.write_membership(root, loaded, list(members.values()))
     with submission.lock(root):
         tend.settle(root)
-        states = tend.look(root, [line.run for line in chosen])
-        wanted = [line.run for line in chosen if states[line.run].state in UNSENT]
+        states = tend.look(root, chosen)
+        wanted = [run for run in chosen if states[run].state in UNSENT]
         for run in wanted:
             RunFolder.create(root, members[run].run)
         asks = [_ask(asked, members[run], root) for run in wanted]
         sent = submit.send(fresh, root, asks) if asks else submit.Sent(fresh, None)
-    others = Counter(states[line.run].state for line in chosen if line.run not in wanted)
-    left = "".join(f"; {number:,} {state}" for state, number in others.items())
+    others = Counter(states[run].state for run in chosen if run not in set(wanted))
+    _report(sent, len(chosen), len(wanted), "".join(f"; {number:,} {state}" for state, number in others.items()))
+    console.print(f"[dim]mac-bench status {loaded.name} | watch {loaded.name} | cancel {loaded.name}[/]")
+
+
+def _show(fresh: "Submission", root: Path, members: "list[Member]") -> None:
+    """What sbatch would be given."""
+    from slurm import cluster, submit, tend
+
+    assert fresh.profile is not None
+    fresh.code = str(root / "code" / "SNAPSHOT")
+    states = tend.look(root, [member.run.id for member in members])
+    asks = [_ask(fresh.profile, member, root) for member in members if states[member.run.id].state in UNSENT]
+    for text in submit.texts(fresh, root, asks, cluster.limits().array_size if cluster.available() else 1001):
+        print(text)
+    if not asks:
+        terminal().print(f"nothing to submit: all {overview.plural(len(members), 'run')} are done, or in hands")
+
+
+def _report(sent: "Sent", chosen: int, wanted: int, left: str) -> None:
+    """What became of the `wanted` of the `chosen` runs. Raises UserError where the cluster did not take all."""
     if sent.refused and not sent.accepted:
         raise UserError(f"nothing was submitted: {sent.refused}")
-    console.print(f"{overview.plural(sent.accepted, 'run')} of {len(chosen):,} submitted{_where(sent)}{left}")
+    terminal().print(f"{overview.plural(sent.accepted, 'run')} of {chosen:,} submitted{_where(sent)}{left}")
     if sent.unkept:
         advice = "`keeper: false` does without, and `watch` continues what dies"
         print(f"mac-bench: no job waits for these to continue what dies: {sent.unkept}; {advice}", file=sys.stderr)
     if sent.refused:
-        rest = overview.plural(len(asks) - sent.accepted, "run")
+        rest = overview.plural(wanted - sent.accepted, "run")
         raise UserError(f"the cluster refused the other {rest}: {sent.refused}; repeat it later")
-    console.print(f"[dim]mac-bench status {loaded.name} | watch {loaded.name} | cancel {loaded.name}[/]")
 
 
 def _ask(profile: "Profile", member: "Member", root: Path) -> "Ask":

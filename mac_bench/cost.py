@@ -1,9 +1,11 @@
-"""What a suite will take: hours of a device, from updates per second that were measured, never from a guess.
+"""What a suite will take: hours of a device, from updates per second that were measured.
 
 A rate is that of runs of our own with the same agent and settings, best on the same task; or else the one in
 `suites/rates.csv`, which `benchmarks/update.py --csv` measures. Settings are the same where they ask for the same work:
 numbers with a fraction (rates of learning, weights, discounts) do not count, nor does what is used only when acting.
-Hours of evaluation are known where the same agent was evaluated on the same task by the same protocol.
+Where only other settings were measured, with networks of the same sizes, theirs is an estimate, marked and with their
+names; what is not even that is unknown. Hours of evaluation are known where the same agent was evaluated on the same
+task by the same protocol.
 """
 
 import csv
@@ -30,6 +32,8 @@ COLUMNS += ("command", "date", "note")
 """settings: as JSON, those that are not the defaults; observations, actions, goals: sizes of the data, 0: rewards"""
 ACTING = ("execute", "act_candidates")
 """settings that play no part in an update"""
+Work = tuple[str, str]
+"""an agent, and the settings that count as JSON"""
 ANY = ""
 """device of agents that compute on none, such as chance"""
 
@@ -40,6 +44,8 @@ class Rate(NamedTuple):
     device: str
     updates_per_s: float
     source: str
+    unlike: tuple[str, ...] = ()
+    """settings in which what was measured differs: it is an estimate"""
 
 
 class Line(NamedTuple):
@@ -49,11 +55,11 @@ class Line(NamedTuple):
     runs: int
     updates: int
     rates: tuple[Rate, ...]
-    """of the runs whose rate is known, without repetition"""
+    """of the runs that have one, without repetition"""
     unknown: int
-    """runs whose rate is not known"""
+    """runs of which not even an estimate is known"""
     hours: float
-    """of training those whose rate is known"""
+    """of training the others"""
     evaluating: float
     """hours of evaluation; NaN where they are not known of every run"""
 
@@ -62,8 +68,8 @@ class Known:
     """All rates that were measured, and times of evaluations."""
 
     def __init__(self, database: Path | None = None, table: Path = RATES):
-        self.own: dict[tuple, list[tuple[str, Rate]]] = defaultdict(list)  # by work: (task, rate) of each run
-        self.table: dict[tuple, list[Rate]] = defaultdict(list)
+        self.own: dict[Work, list[tuple[str, Rate]]] = defaultdict(list)  # (task, rate) of each run
+        self.table: dict[Work, list[Rate]] = defaultdict(list)
         self.evaluations: dict[tuple, list[float]] = defaultdict(list)
         if database is not None and database.is_file():
             for row in queries.speeds(database).to_dict("records"):
@@ -81,20 +87,31 @@ class Known:
 
     def devices(self, runs: Iterable[RunConfig]) -> list[str]:
         """On which the rate of one of these runs is known."""
-        keys = {work(run.agent, run.settings) for run in runs}
-        own = {found.device for key in keys for _, found in self.own.get(key, ())}
-        return sorted((own | {found.device for key in keys for found in self.table.get(key, ())}) - {ANY})
+        agents = {run.agent for run in runs}
+        own = {found.device for key, rows in self.own.items() if key[0] in agents for _, found in rows}
+        table = {found.device for key, rows in self.table.items() if key[0] in agents for found in rows}
+        return sorted((own | table) - {ANY})
 
     def rate(self, run: RunConfig, device: str) -> Rate | None:
-        """Of a run on a device; None where it is not known."""
+        """Of a run on a device; None where nothing like it was measured."""
         key = work(run.agent, run.settings)
+        if found := self._exact(run.task, key, device):
+            return found
+        others = {other: unlike for other in (*self.own, *self.table) if (unlike := _unlike(key, other)) is not None}
+        for other in sorted(others, key=lambda other: len(others[other])):
+            if found := self._exact(run.task, other, device):
+                return found._replace(unlike=others[other])
+        return None
+
+    def _exact(self, task: str, key: Work, device: str) -> Rate | None:
         own = [(task, found.updates_per_s) for task, found in self.own.get(key, ()) if found.device in (device, ANY)]
-        same = [per_s for task, per_s in own if task == run.task]
+        same = [per_s for other, per_s in own if other == task]
         if same or own:
             where = "" if same else " on other tasks"
             rates = same or [per_s for _, per_s in own]
             return Rate(device, statistics.median(rates), f"{plural(len(rates), 'own run')}{where}")
-        return next((found for found in reversed(self.table.get(key, [])) if found.device == device), None)
+        rows = [found for found in self.table.get(key, ()) if found.device in (device, ANY)]
+        return rows[-1]._replace(device=device) if rows else None
 
     def evaluating(self, run: RunConfig) -> float:
         """Seconds of all evaluations of a run; NaN where they are not known."""
@@ -102,10 +119,19 @@ class Known:
         return statistics.fmean(found) * -(-run.steps // run.evaluation.every) if found else math.nan
 
 
-def work(agent: str, settings: Mapping[str, Any]) -> tuple:
+def work(agent: str, settings: Mapping[str, Any]) -> Work:
     """What of an agent's resolved settings decides the time of an update."""
     kept = {name: value for name, value in settings.items() if not isinstance(value, (float, dict))}
     return agent, json.dumps({name: kept[name] for name in sorted(kept) if name not in ACTING})
+
+
+def _unlike(one: Work, other: Work) -> tuple[str, ...] | None:
+    """Settings of one agent in which two works differ; None where agents or sizes of networks do."""
+    if one[0] != other[0]:
+        return None
+    here, there = json.loads(one[1]), json.loads(other[1])
+    names = tuple(name for name in here if here[name] != there.get(name))
+    return None if any(isinstance(here[name], list) for name in names) else names
 
 
 def _protocol(agent: str, task: str, protocol: EvalConfig) -> tuple:
@@ -179,7 +205,8 @@ def show(console: Console, members: list[Member], known: Known, only: str | None
             console.print(f"not in the sum: {plural(unknown, 'run')} whose rate on this device nobody has measured")
         console.print()
     console.print(
-        "[dim]hours: one run at a time on one device; evaluation in hours beside them, where it is known; "
+        "[dim]≈: measured with other settings, of the names that are given; "
+        "hours: one run at a time on one device; evaluation in hours beside them, where it is known; "
         "measure rates with benchmarks/update.py --csv[/]"
     )
 
@@ -187,15 +214,24 @@ def show(console: Console, members: list[Member], known: Known, only: str | None
 def _cells(line: Line) -> list[str]:
     measured = sorted(found.updates_per_s for found in line.rates)
     per_s = " to ".join(dict.fromkeys(map(rate, (measured[0], measured[-1])))) if measured else "unknown"
-    sources = "; ".join(dict.fromkeys(found.source for found in line.rates)) or "-"
+    sources = "; ".join(dict.fromkeys(map(_source, line.rates))) or "-"
     known = [_hours(line), _number(line.evaluating), sources]
-    return [escape(line.label), f"{line.runs}", f"{line.updates:,}", per_s, *known]
+    return [escape(line.label), f"{line.runs}", f"{line.updates:,}", _about(line.rates) + per_s, *known]
+
+
+def _source(found: Rate) -> str:
+    return found.source + (f", other {', '.join(found.unlike)}" if found.unlike else "")
+
+
+def _about(rates: Iterable[Rate]) -> str:
+    return "≈ " if any(found.unlike for found in rates) else ""
 
 
 def _hours(line: Line) -> str:
     if not line.rates:
         return "unknown"
-    return _number(line.hours) + (f" ({line.unknown} of {line.runs} unknown)" if line.unknown else "")
+    unknown = f" ({line.unknown} of {line.runs} unknown)" if line.unknown else ""
+    return _about(line.rates) + _number(line.hours) + unknown
 
 
 def _sum(found: list[Line]) -> list[str]:
@@ -203,7 +239,8 @@ def _sum(found: list[Line]) -> list[str]:
     known = [line.evaluating for line in found if not math.isnan(line.evaluating)]
     evaluating = _number(sum(known)) if len(known) == len(found) else "unknown"
     counts = [f"{sum(line.runs for line in found)}", f"{sum(line.updates for line in found):,}", ""]
-    return [*counts, _number(hours) if any(line.rates for line in found) else "unknown", evaluating]
+    rates = [found for line in found for found in line.rates]
+    return [*counts, _about(rates) + _number(hours) if rates else "unknown", evaluating]
 
 
 def _number(hours: float) -> str:

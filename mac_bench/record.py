@@ -39,7 +39,8 @@ NODE = "SLURMD_NODENAME"
 HEARTBEAT_S = 10
 SILENCE_S = 300
 """a run without a heartbeat for so long is lost; longer than any compilation"""
-
+ORDERS_S = 2.0
+"""how often orders are looked for"""
 
 CHECKPOINTS = ("checkpoint.npz", "checkpoint.new.npz", "checkpoint.previous.npz")
 """the newest; what a writer that was killed between two renames left; the one before"""

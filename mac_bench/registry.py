@@ -33,7 +33,10 @@ def module(name: str) -> ModuleType:
         found = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise UserError(f"agent '{name}' needs the package '{error.name}', which is not installed") from None
+            advice = "; `make torch` installs it" if error.name == "torch" else ""
+            raise UserError(
+                f"agent '{name}' needs the package '{error.name}', which is not installed{advice}"
+            ) from None
         raise UserError(f"no module '{path}' for an agent; is its folder on the PYTHONPATH?") from None
     except (SyntaxError, ImportError) as error:
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error

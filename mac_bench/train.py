@@ -19,12 +19,9 @@ from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
 from mac_bench.manifest import made_here, read_manifest
 from mac_bench.provenance import describe, peak_memory
-from mac_bench.record import Cause, Journal, Order, RunFolder, State, Status
+from mac_bench.record import ORDERS_S, Cause, Journal, Order, RunFolder, State, Status
 from mac_bench.signals import listening
 from mac_bench.types import Agent
-
-ORDERS_S = 2.0
-"""how often a run looks whether it is to be held or cancelled"""
 
 
 class Options(NamedTuple):

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from mac_bench.errors import UserError
 from mac_bench.overview import age, duration, last_success, plain_table, plural, rate, status_of
-from mac_bench.record import SILENCE_S, RunFolder
+from mac_bench.record import ORDERS_S, SILENCE_S, RunFolder
 from mac_bench.signals import listening
 from mac_bench.suite import Member
 from slurm import submission
@@ -37,7 +37,6 @@ NEITHER = "\N{EN DASH}"
 MARKS = {"finished": ("✓", "green"), "failed": ("✗", "red")}
 MOST_TRIES = 20
 """of a run in one queue, whatever its folder says"""
-ORDERS_S = 2.0
 SAME_S = 3.0
 """within so much, all processes of a job have had the cluster's signal"""
 RETURN_S = 15.0

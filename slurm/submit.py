@@ -5,7 +5,7 @@ import math
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -109,8 +109,7 @@ def send(sent: Submission, root: Path, asks: Sequence[Ask], function: str = "wor
         submission.write(root, sent)  # after each: a job that nobody knows of cannot be cancelled
         if array.profile.keeper:
             try:
-                keeper = Array(profile=keeper_of(array.profile), packs=[[]])
-                name = _sbatch(sent, root, keeper, jobs.keep, [(str(root),)], f"afterany:{job}")
+                name = _sbatch(sent, root, _keeper(array), jobs.keep, [(str(root),)], f"afterany:{job}")
             except UserError as error:
                 unkept = str(error)
                 continue
@@ -137,6 +136,11 @@ def single(
     return _sbatch(sent, root, Array(profile=profile, packs=[[]]), getattr(jobs, function), [arguments], dependency)
 
 
+def _keeper(array: Array) -> Array:
+    """The job that waits for an array."""
+    return Array(profile=keeper_of(array.profile), packs=[[]])
+
+
 def keeper_of(profile: Profile) -> Profile:
     """What the small job asks for that waits for an array with this profile."""
     elsewhere = {"partition": profile.keeper_partition, "extra": {}} if profile.keeper_partition else {}
@@ -149,6 +153,17 @@ def text(sent: Submission, root: Path, array: Array, dependency: str | None = No
     if len(array.packs) > 1:
         executor.parameters["map_count"] = len(array.packs)
     return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def texts(sent: Submission, root: Path, asks: Sequence[Ask], array_size: int) -> Iterator[str]:
+    """What sbatch would be given to send runs: each array, and the job that waits for it to continue what died. In the
+    place of the id of the first array's job they have JOB1, and so on."""
+    sent.arrays = arrays(asks, array_size)
+    for number, array in enumerate(sent.arrays):
+        before = chain(number, sent.arrays)
+        yield text(sent, root, array, f"afterany:JOB{before + 1}" if before is not None else None)
+        if array.profile.keeper:
+            yield text(sent, root, _keeper(array), f"afterany:JOB{number + 1}")
 
 
 def check_root(root: Path) -> None:

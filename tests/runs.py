@@ -62,7 +62,9 @@ def arrays(folder: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in read_arrays(folder / "checkpoint.npz").items()}
 
 
-def start(run: RunConfig, root: Path, data: Path, checkpoint_minutes: float = 0.0) -> subprocess.Popen:
+def start(
+    run: RunConfig, root: Path, data: Path, checkpoint_minutes: float = 0.0, **environment: str
+) -> subprocess.Popen:
     """Train in a process of its own, saving after every update by default."""
     code = (
         "import json, sys; from pathlib import Path; from mac_bench.config import RunConfig, parse\n"
@@ -72,4 +74,7 @@ def start(run: RunConfig, root: Path, data: Path, checkpoint_minutes: float = 0.
         "print(train(run, Path(sys.argv[2]), Path(sys.argv[3]), options).state)\n"
     )
     arguments = [json.dumps(run.model_dump(mode="json")), str(root), str(data), str(checkpoint_minutes)]
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=os.environ)
+    environment = os.environ | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    )

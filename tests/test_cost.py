@@ -91,13 +91,43 @@ def test_runs_of_our_own_come_first_and_those_of_the_same_task_before(root, data
     known = cost.Known(collected(root, database, *own), table(tmp_path, {}))
     assert known.rate(run(seed=7), "H100") == cost.Rate("H100", 30.0, "2 own runs")
     assert known.rate(run(task="puzzle-3x3-play"), "H100") == cost.Rate("H100", 30.0, "3 own runs on other tasks")
-    assert known.rate(run(chunk=2), "H100") is None
+    assert known.rate(run(chunk=2), "H100") == cost.Rate("H100", 30.0, "2 own runs", ("chunk",)), "an estimate"
     # four evaluations of 1.5 s each, of the same protocol
     assert known.evaluating(run(seed=7)) == pytest.approx(6.0)
     other = EvalConfig(every=900, episodes=21)
     assert math.isnan(known.evaluating(run().model_copy(update={"evaluation": other})))
     (line,) = cost.lines([Member("BC", run()), Member("BC", run(seed=9))], known, "H100")
     assert (line.hours, line.evaluating) == (pytest.approx(2 * 120 / 3600), pytest.approx(2 * 6 / 3600))
+
+
+def test_the_nearest_settings_are_an_estimate_that_says_so(tmp_path):
+    def row(per_s, **settings):
+        return {"agent": "mac", "settings": json.dumps(settings), "updates_per_s": per_s}
+
+    rows = [row(10, chunk=1, flow_steps=1), row(20, chunk=1), row(30, value_hidden=[64]), row(40, chunk=7)]
+    known = cost.Known(table=table(tmp_path, *rows, {"agent": "random_actions", "device": cost.ANY}))
+
+    def rate(**settings):
+        found = known.rate(run("mac", **settings), "H100")
+        return found and (found.updates_per_s, found.unlike)
+
+    assert rate(chunk=1) == (20, ())
+    assert rate(chunk=1, flow_steps=2) == (10, ("flow_steps",)), "the first of several that are as near"
+    assert rate(flow_steps=1) == (10, ("chunk",)), "fewer differences than any other"
+    assert rate(value_hidden=[64]) == (30, ()) and rate(value_hidden=[32]) is None, (
+        "networks of other sizes say nothing"
+    )
+    assert known.rate(run("mac"), "A100") is None
+    assert known.rate(run("random_actions"), "A100") == cost.Rate("A100", 50, "rates.csv, 37+0 inputs, 2026-11-26")
+    members = [Member("MAC", run("mac", chunk=1)), Member("MAC 2", run("mac", flow_steps=1))]
+    console = Console(width=200, record=True)
+    cost.show(console, members, known)
+    rows = [line.split() for line in console.export_text().splitlines()]
+    assert [row[:6] for row in rows if row[:1] == ["MAC"]] == [
+        ["MAC", "1", "3,600", "20.0", "0.05", "unknown"],
+        ["MAC", "2", "1", "3,600", "≈", "10.0"],
+    ]
+    assert next(row for row in rows if row[:1] == ["sum"])[3:5] == ["≈", "0.15"]
 
 
 def test_a_later_row_of_the_table_counts(tmp_path):

@@ -85,7 +85,9 @@ def test_cloning_the_lane_leads_nowhere(length):
     assert train(Run("BC", length, 0, 1000))["success"] < 0.1
 
 
-@pytest.mark.parametrize("method", WALKS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("MAC", "GCIQL"))) for name in WALKS]
+)
 def test_a_method_walks_the_lane_that_cloning_does_not(method):
     length, updates = WALKS[method]
     assert train(Run(method, length, 0, updates))["success"] > 0.5

@@ -18,7 +18,9 @@ FAMILY = {label: suite.load(Path("ablations")).agents[label].settings for label 
 SMALL = {"model_hidden": [16], "value_hidden": [16], "policy_hidden": [16], "layer_norm": False, "flow_steps": 2}
 SMALL |= {"chunk": 3, "rollout_chunks": 2, "train_candidates": 3, "act_candidates": 4}
 SMALL |= {"batch_size": 16, "rollout_batch": 8}
-LEARN = jax.jit(mac.learn, static_argnums=(0, 1))
+# what metrics do not depend on is not even compiled
+METRICS = jax.jit(lambda *arguments: mac.learn(*arguments)[1], static_argnums=(0, 1))
+DREAM = jax.jit(mac.dream, static_argnums=(0, 1))
 
 
 def made(settings: dict, goals: bool = True):
@@ -32,8 +34,8 @@ def learned(label: str):
     agent = made(FAMILY[label])
     batch = contract.toy(True).sample(agent.sampling, 0, 1)
     draws = mac.draw(agent.c, 16, agent.nets.flow.net.out, jax.random.key(1))
-    _, metrics = LEARN(agent.c, agent.nets, agent.state, batch, draws)
-    rollout = mac.dream(agent.c, agent.nets, agent.state, batch.obs[:8], batch.goals.value[:8], draws.candidates)
+    metrics = METRICS(agent.c, agent.nets, agent.state, batch, draws)
+    rollout = DREAM(agent.c, agent.nets, agent.state, batch.obs[:8], batch.goals.value[:8], draws.candidates)
     return agent, batch, draws, rollout, metrics
 
 
@@ -86,10 +88,11 @@ def fql(weight: float):
     state, at = agent.state, (batch.obs[:8], batch.goals.value[:8], draws.distill[0])
     c = agent.c.model_copy(update={"bc_weight": weight})
     flow, critic = state.flow.params, state.critic.params
-    return (
-        jax.value_and_grad(lambda p: mac.fql_loss(c, agent.nets, p, flow, critic, *at))(state.policy.params),
-        jax.value_and_grad(lambda p: mac.distill_loss(agent.nets, p, flow, *at))(state.policy.params),
+    losses = (
+        lambda p: mac.fql_loss(c, agent.nets, p, flow, critic, *at),
+        lambda p: mac.distill_loss(agent.nets, p, flow, *at),
     )
+    return jax.jit(lambda p: [jax.value_and_grad(loss)(p) for loss in losses])(state.policy.params)
 
 
 def test_with_a_huge_weight_fql_is_distillation():

@@ -1,5 +1,7 @@
 """MAC's settings beside the golden ones, by law and by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from mac_bench import contract, mac, registry
 from mac_bench.dynamics import Rollout
 from mac_bench.errors import UserError
 from mac_bench.nn import MLP, initial
+
+DREAM = jax.jit(mac.dream, static_argnums=(0, 1))
 
 
 def small(goals: bool = True, **settings):
@@ -23,7 +27,13 @@ def rollout_of(agent, batch):
     goal = batch.goals.value if batch.goals else None
     size = agent.nets.flow.net.out
     noise = mac.draw(agent.c, len(batch.obs), size, jax.random.key(0)).candidates
-    return mac.dream(agent.c, agent.nets, agent.state, jnp.asarray(batch.obs), goal, noise), goal
+    return DREAM(agent.c, agent.nets, agent.state, batch.obs, goal, noise), goal
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def metric(name, step, c, nets, *arguments):
+    """One metric of a training step; what it does not depend on is not even compiled."""
+    return step(c, nets, *arguments)[1][name]
 
 
 def test_rewards_of_goals_are_success_or_success_minus_one():
@@ -96,8 +106,8 @@ def test_the_reward_model_learns_the_sum_or_the_mean():
         rewards = -np.ones_like(batch.rewards)
         zero = jax.tree.map(jnp.zeros_like, agent.state.reward.params)
         state = agent.state._replace(reward=agent.state.reward._replace(params=zero))
-        _, metrics = mac.update(agent.c, agent.nets, state, batch._replace(rewards=rewards), jax.random.key(0))
-        losses[kind] = float(metrics["loss/reward"])
+        batch = batch._replace(rewards=rewards)
+        losses[kind] = float(metric("loss/reward", mac.update, agent.c, agent.nets, state, batch, jax.random.key(0)))
     alive = contract.toy(False).sample(agent.sampling, 0, 1).alive
     begun = np.concatenate([np.ones_like(alive[:, :1]), alive[:, :-1]], axis=1)
     total = (begun * agent.c.discount ** np.arange(agent.c.chunk)).sum(axis=1)
@@ -109,16 +119,14 @@ def test_rollouts_start_from_the_first_states_of_the_batch():
     agent, batch = small(rollout_batch=5)
     draws = mac.draw(agent.c, 32, agent.nets.flow.net.out, jax.random.key(0))
     assert draws.candidates.shape == (10, 8, 5, 20) and draws.noise.shape == (32, 20)
-    _, metrics = mac.learn(agent.c, agent.nets, agent.state, batch, draws)
-    rollout = mac.dream(
-        agent.c, agent.nets, agent.state, jnp.asarray(batch.obs[:5]), batch.goals.value[:5], draws.candidates
-    )
+    mean = metric("value/mean", mac.learn, agent.c, agent.nets, agent.state, batch, draws)
+    rollout = DREAM(agent.c, agent.nets, agent.state, batch.obs[:5], batch.goals.value[:5], draws.candidates)
     assert isinstance(rollout, Rollout) and rollout.states.shape == (11, 5, 4)
     rewards, alive = mac.outcome(agent.c, agent.nets, agent.state, rollout, batch.goals.value[:5])
     targets = mac.value_targets(
         agent.c, agent.nets, agent.state, rollout, rewards, alive, jnp.asarray(batch.goals.value[:5])
     )
-    assert metrics["value/mean"] == pytest.approx(float(targets.mean()), rel=1e-4)
+    assert mean == pytest.approx(float(targets.mean()), rel=1e-4)
 
 
 def test_scaling_is_fitted_where_it_is_asked_for():
@@ -140,14 +148,17 @@ def test_awr_weighs_imitation_by_the_advantage_up_to_a_limit():
     c = gciql.Config(actor_loss="awr", alpha=2.0, value_hidden=(8,), policy_hidden=(8,))
     nets = gciql.Networks(MLP((8,), 1), MLP((8,), 1), MLP((8,), 2))
     obs, action = jnp.ones((4, 3)), jnp.full((4, 2), 0.5)
-    value = jax.tree.map(jnp.zeros_like, initial(nets.value, jax.random.key(0), obs))
-    critic = jax.tree.map(jnp.zeros_like, initial(nets.critic, jax.random.key(0), obs, action, members=2))
-    actor = jax.tree.map(jnp.zeros_like, initial(nets.actor, jax.random.key(0), obs))
+
+    def zeros(net, *inputs, **kind):
+        shapes = jax.eval_shape(lambda key: initial(net, key, *inputs, **kind), jax.random.key(0))
+        return jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+
+    value, critic, actor = zeros(nets.value, obs), zeros(nets.critic, obs, action, members=2), zeros(nets.actor, obs)
+    loss_of = jax.jit(lambda critic: gciql.actor_loss(c, nets, actor, value, critic, obs, None, action))
     log_prob = -0.5 * (0.25 + gciql.LOG_2PI) * 2  # of 0.5 under a standard normal, two numbers
     for q, weight in ((0.0, 1.0), (0.3, np.exp(0.6)), (9.0, 100.0)):
         critic["params"]["Dense_1"]["bias"] = jnp.full((2, 1), q)
-        loss = gciql.actor_loss(c, nets, actor, value, critic, obs, None, action)
-        assert loss == pytest.approx(-weight * log_prob, rel=1e-5)
+        assert loss_of(critic) == pytest.approx(-weight * log_prob, rel=1e-5)
 
 
 def test_two_critics_are_one_by_minimum_or_mean():

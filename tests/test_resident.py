@@ -161,9 +161,13 @@ def test_reading_ahead_reads_just_the_rows_of_mapped_columns(tmp_path, monkeypat
 
 
 def test_without_residency_all_is_one_block_that_is_read_once(monkeypatch):
-    read = []
-    monkeypatch.setattr("mac_bench.data.read_ahead", lambda columns, first, stop: read.append((first, stop)))
-    data = numbered(None)
+    read, data = [], numbered(None)
+
+    def recorded(columns, first, stop):
+        if any(column is data.observations for column in columns):  # a thread of an earlier test may still read
+            read.append((first, stop))
+
+    monkeypatch.setattr("mac_bench.data.read_ahead", recorded)
     for step in (0, 1, 499, 500, 5000):
         data.sample(SAMPLING, 0, step)
         wait_until(lambda: data._reader.held == [0])

@@ -1,5 +1,6 @@
 """What sbatch is given: the same text as ever, nothing from a name ever read as shell, arrays as the cluster allows."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -162,6 +163,13 @@ def test_arrays_that_must_wait_and_keepers_depend_on_those_before(monkeypatch, t
     assert found == [[], ["afterany:100"], ["afterany:100"], ["afterany:102"]]
     assert "--partition=cpu" in texts[1] and "--gres" not in texts[1] and "--mem=2048MB" in texts[1]
     assert "--constraint" in texts[0] and "--constraint" not in texts[1], "the other partition has other nodes"
+    shown = list(submit.texts(fresh(root), root, asks(2, asked), 1))
+    names = {"JOB1": "100", "JOB2": "102"}
+    for number, (text, there) in enumerate(zip(shown, texts, strict=True)):
+        options = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+        assert [re.sub(r"JOB\d", lambda job: names[job[0]], line) for line in options] == [
+            line for line in there.splitlines() if line.startswith("#SBATCH")
+        ], f"a dry run shows text {number} as it is sent"
 
 
 def test_a_node_that_failed_is_avoided_where_there_is_another(monkeypatch, tmp_path, root):

@@ -380,4 +380,5 @@ def test_without_torch_all_but_its_agents_work(tmp_path):
         "left with 2",
     ]
     assert "mopo" in done.stdout and "GCIQL" in done.stdout
-    assert done.stderr.strip() == "mac-bench: agent 'mopo' needs the package 'torch', which is not installed"
+    error = "mac-bench: agent 'mopo' needs the package 'torch', which is not installed; `make torch` installs it"
+    assert done.stderr.strip() == error
