@@ -26,7 +26,7 @@ COLUMNS = (
 )
 VALID = {
     "unit": {"percent", "return", "normalised"},
-    "spread_kind": {"std", "stderr", "ci95", "unknown"},
+    "spread_kind": {"std", "stderr", "ci95", "tasks", "unknown"},
     "hand": {"first", "second"},
 }
 NEEDED = {"task", "method", "metric", "mean", "source"}
@@ -144,9 +144,8 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFra
 
     Returns BESIDE: what is theirs has the names of COLUMNS, but for their own task (`their_task`) and updates
     (`their_steps`); difference (ours - theirs, in one unit only), in_spreads (difference / sqrt(ours_std^2 + theirs^2),
-    where theirs is a std over seeds or taken for one, as `spread_taken` says; else NaN); verdict ("agrees", "differs",
-    "too few seeds", "spread unknown", "other metric"; see `verdict`); not_comparable (reasons, `; ` between them;
-    empty: none). Raises UserError where a column of ours is missing.
+    where theirs is a std over seeds or taken for one, as `spread_taken` says; else NaN); verdict (see there);
+    not_comparable (reasons, `; ` between them; empty: none). Raises UserError where a column of ours is missing.
     """
     if missing := [name for name in OURS if name not in ours]:
         raise UserError(f"our table has no {', '.join(missing)}; it needs {', '.join(OURS)}")
@@ -226,22 +225,29 @@ def _pair(own: dict[Any, Any], row: dict[Any, Any]) -> dict[str, Any]:
         | {name: own[name] for name in ("label", "agent", "task", "n_seeds")}
         | {"ours": own["mean"], "ours_std": own["std"], "their_task": row["task"], "their_steps": row["steps"]}
         | {"difference": difference, "in_spreads": difference / spread if spread > 0 else math.nan}
-        | {"spread_taken": taken, "verdict": verdict(difference, spread, own["n_seeds"])}
+        | {"spread_taken": taken, "verdict": verdict(difference, spread, own["n_seeds"], row["spread_kind"])}
         | {"not_comparable": "; ".join(reason for reason in _reasons(own, row) if reason)}
     )
 
 
-def verdict(difference: float, spread: float, n_seeds: float) -> str:
-    """Of a difference of means and the combined spread: it agrees within AGREE spreads, or within rounding."""
+def verdict(difference: float, spread: float, n_seeds: float, kind: str) -> str:
+    """Of a difference of means and the combined spread: it agrees within AGREE spreads, or within rounding.
+
+    A verdict that hangs on taking a spread of theirs of `unknown` kind for one over seeds has a "(?)". There is none
+    where theirs is over tasks: that says how unlike the tasks are, and would make nearly everything agree.
+    """
     if math.isnan(difference):
         return "other metric"
     if n_seeds < FEWEST:
         return "too few seeds"
+    if kind == "tasks":
+        return "no spread over seeds"
     if abs(difference) <= ROUNDED:
         return "agrees"
     if math.isnan(spread):
         return "spread unknown"
-    return "agrees" if abs(difference) <= AGREE * spread else "differs"
+    found = "agrees" if abs(difference) <= AGREE * spread else "differs"
+    return f"{found} (?)" if kind == "unknown" else found
 
 
 def _std(row: dict[Any, Any]) -> tuple[float, str]:
@@ -253,6 +259,8 @@ def _std(row: dict[Any, Any]) -> tuple[float, str]:
         return spread, "std"
     if kind == "unknown":
         return spread, "std, which nobody says"
+    if kind == "tasks":
+        return math.nan, "nothing: it is over tasks"
     if not seeds > 1:
         return math.nan, ""
     if kind == "stderr":

@@ -21,7 +21,10 @@ CELLS = (
 )
 NOT_RUN, NOT_HERE = "not run", "not in the suite"
 """verdicts of cells without a complete run of ours: of a method that is planned, and of one that is not"""
-ORDER = ("agrees", "differs", "spread unknown", "other metric", "too few seeds", NOT_RUN, NOT_HERE)
+ORDER = (
+    *("agrees", "agrees (?)", "differs", "differs (?)", "no spread over seeds", "spread unknown", "other metric"),
+    *("too few seeds", NOT_RUN, NOT_HERE),
+)
 
 
 class Plan(NamedTuple):
@@ -108,7 +111,12 @@ def _notes() -> Iterable[str]:
     yield "Successes in %, or normalised scores. Ours: mean and standard deviation over seeds of the reported number."
     yield (
         "Distance: ours less the published mean, over the root of the sum of both squared spreads. A published spread "
-        "whose kind nobody says is taken for a standard deviation over seeds, and marked with (?)."
+        "whose kind nobody says is taken for a standard deviation over seeds, and marked with (?), as is a verdict "
+        "that hangs on it: were it a standard error, more would agree, were it over tasks, there would be no verdict."
+    )
+    yield (
+        "A spread over tasks says how unlike the tasks are and nothing of chance: it enters no distance, and there is "
+        "no verdict. The means can be compared by eye."
     )
     yield (
         f"It agrees within {published.AGREE:g} of these spreads, which with four seeds on both sides are two standard "
@@ -119,6 +127,7 @@ def _notes() -> Iterable[str]:
 
 def _row(cell: dict[Any, Any]) -> list[str]:
     kind = {"unknown": " (?)", "std": "", "stderr": " (standard error)", "ci95": " (95 % interval)"}
+    kind["tasks"] = " (over tasks)"
     theirs = _plus_minus(cell["published"], cell["spread"])
     theirs += "" if math.isnan(cell["spread"]) else kind[cell["spread_kind"]]
     at = "" if pd.isna(cell["at"]) else f"{cell['at'] / 1e6:g}M" if cell["at"] >= 1e5 else f"{cell['at']:.0f}"

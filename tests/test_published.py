@@ -73,6 +73,19 @@ def test_agents_and_tasks_are_ours():
         assert horizon_of(task)[:2] == (known.environment, known.episode_limit)
 
 
+def test_a_spread_over_tasks_lets_nothing_agree():
+    """IQL that never succeeds, beside 7 ± 11, 28 ± 36 and 9 ± 13 of five tasks each."""
+    for environment in ("cube-double", "scene", "puzzle-3x3"):
+        task = f"{environment}-play-singletask-task*-v0"
+        ours = own(label="IQL", task=task, dataset=f"{environment}-play-v0", mean=0.0, std=0.0, rows=1_001_000)
+        row = joined(ours, cell("mac-singletask-1m", task, "IQL"))
+        assert (row["verdict"], row["difference"]) == ("no spread over seeds", -row["mean"])
+        assert math.isnan(row["in_spreads"])
+    kinds = published()[lambda rows: rows["spread_kind"] == "tasks"]
+    assert set(kinds["table"]) == {"mac-singletask-1m"} and set(kinds["method"]) == {"IQL", "ReBRAC", "IDQL", "FQL"}
+    assert len(kinds) == 20 and kinds["source"].str.contains("over tasks, as inferred").all()
+
+
 def test_numbers_are_possible():
     found = published()
     percent = found[found["unit"] == "percent"]
@@ -138,6 +151,7 @@ def test_the_difference_by_hand():
         ({"std": math.nan}, {}),
         ({}, {"spread": math.nan}),
         ({"std": 0.0}, {"spread": 0.0}),
+        ({}, {"spread_kind": "tasks"}),
     ],
 )
 def test_spreads_that_are_not_of_one_kind_are_not_combined(ours, theirs):
@@ -174,6 +188,12 @@ def test_other_spreads_are_made_standard_deviations_over_seeds(theirs, spread, t
         ({"std": 0.0, "mean": 20.5}, {"spread": 0.0}, "agrees"),
         ({"std": 0.0, "mean": 20.6}, {"spread": 0.0}, "differs"),
         ({}, {"unit": "normalised", "metric": "normalised score"}, "other metric"),
+        ({}, {"spread_kind": "unknown"}, "differs (?)"),
+        ({"mean": 24.9}, {"spread_kind": "unknown"}, "agrees (?)"),
+        ({"mean": 20.4}, {"spread_kind": "unknown"}, "agrees"),  # hangs on no spread
+        ({}, {"spread_kind": "tasks", "spread": 36.0}, "no spread over seeds"),
+        ({"mean": 20.4}, {"spread_kind": "tasks", "spread": 36.0}, "no spread over seeds"),
+        ({"n_seeds": 2}, {"spread_kind": "tasks", "spread": 36.0}, "too few seeds"),
     ],
 )
 def test_a_verdict_is_of_the_combined_spread(ours, theirs, verdict):
@@ -342,7 +362,7 @@ def test_a_good_file_is_read(tmp_path):
         (5, "nan", r"line 3: mean is 'nan'"),
         (6, "inf", r"line 3: spread is 'inf'"),
         (5, "", r"line 3: mean must not be empty"),
-        (7, "sd", r"line 3: spread_kind is 'sd'; valid: ci95, std, stderr, unknown"),
+        (7, "sd", r"line 3: spread_kind is 'sd'; valid: ci95, std, stderr, tasks, unknown"),
         (4, "%", r"line 3: unit is '%'"),
         (13, "third", r"line 3: hand is 'third'"),
         (2, "MAC", r"line 3: the same task, method, data, metric as line 2"),
