@@ -434,8 +434,9 @@ def _report(
     if reproduction or (out and started.get("reproduces")):
         from mac_bench import reproduction as compared
         from mac_bench.files import write_text
+        from mac_bench.ran import what_ran
 
         plan = compared.Plan(started.get("reproduces", {}), tuple(started.get("checkpoints", ())))
         path = reproduction or (out or runs) / "reproduction.md"
-        write_text(path, compared.markdown(suite, compared.cells(database, suite, plan)))
+        write_text(path, compared.markdown(suite, compared.cells(database, suite, plan), what_ran(found)))
         print(path, file=sys.stderr)

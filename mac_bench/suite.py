@@ -26,19 +26,18 @@ in `checkpoints`, where papers do not say at which of them their numbers were ta
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pydantic
-import yaml
 
 from mac_bench import registry, sources, tasks
-from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse
+from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse, settings_on
 from mac_bench.errors import UserError
 from mac_bench.files import write_text
+from mac_bench.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent.parent / "suites"
 """suites that come with the project; they can be named without their folder"""
@@ -224,41 +223,6 @@ def _locate(path: Path) -> Path:
     raise UserError(f"no suite '{path}'; give a .yaml file, or one of: {', '.join(names()) or 'none here'}")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key twice, and reads 1e-3 as the number that everybody means."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise UserError(f"line {key.start_mark.line + 1}: '{key.value}' is there twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
-    """The mapping in a file that describes one of this kind. Raises UserError with the file and the line."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path.name}: {line}not YAML ({error.problem or error.context})") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        needed = (name for name, field in kind.model_fields.items() if field.is_required())
-        raise UserError(f"{path.name}: not a {kind.__name__.lower()}; it needs {', '.join(needed)}")
-    return content
-
-
 def _entries(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A mapping name -> entry, from a mapping whose entries may be empty, or from a list of names."""
     if name not in content:
@@ -347,9 +311,7 @@ def _run(suite: Suite, label: str, task: str, seed: int, version: int) -> RunCon
     entry, given = suite.agents[label], suite.tasks[task]
     agent = entry.agent or label
     where = f"{suite.file}: agents.{label}, settings"
-    narrower = [own for pattern, own in entry.per_task.items() if fnmatchcase(task, pattern)]
-    given_settings = {name: value for own in (entry.settings, *narrower) for name, value in own.items()}
-    settings = registry.settings(agent, given_settings, where)
+    settings = registry.settings(agent, settings_on(task, entry.settings, entry.per_task), where)
     steps = entry.steps or given.steps or suite.steps
     evaluations = -(-steps // suite.evaluation.every)
     if suite.average_last > evaluations:

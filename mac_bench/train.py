@@ -17,7 +17,7 @@ from mac_bench.config import RunConfig
 from mac_bench.data import Dataset, prefetch
 from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
-from mac_bench.manifest import made_here, read_manifest
+from mac_bench.manifest import FETCHED, made_here, read_manifest
 from mac_bench.provenance import describe, peak_memory
 from mac_bench.record import ORDERS_S, Cause, Journal, Order, RunFolder, State, Status
 from mac_bench.signals import listening
@@ -106,7 +106,8 @@ class _Attempt:
         self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None
         here = {"data": self.data.digest, "data_rows": str(len(self.data.observations))}
         here |= self.task.world()
-        here["data_made_here"] = str(made_here(read_manifest(data / run.dataset)))
+        manifest = read_manifest(data / run.dataset)
+        here |= {"data_made_here": str(made_here(manifest)), "data_fetched": str(FETCHED in manifest)}
         journal.begin(self.first, describe() | here | {"defaults": json.dumps(registry.defaults(run.agent))})
 
     def go(self) -> None:

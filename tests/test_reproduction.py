@@ -37,6 +37,11 @@ THEIRS = pd.DataFrame(
 )
 
 
+RAN = pd.DataFrame(
+    [["MAC", "mac", "1,000", "all 2", "chunk 2"]], columns=["label", "agent", "updates", "tasks", "settings"]
+)
+
+
 def campaign(root: Path, database: Path) -> Path:
     """MAC: 20, 30, 40 % at update 500 of both goals' mean, 60, 70, 80 % at the end; its last seed only as far as 500.
 
@@ -92,12 +97,13 @@ def test_what_is_open_is_shown(found):
 
 
 def test_the_page_says_all_of_it(found):
-    page = markdown("first", found)
+    page = markdown("first", found, RAN)
     assert "6 cells: 2 differs (?), 3 not run, 1 not in the suite." in page
     rows = [line for line in page.splitlines() if line.startswith("| cube-double")]
     assert rows[0].startswith(
-        f"| {CUBE} | MAC | 50 ± 10 (?) | ? | 30 ± 8.16 | 4 | 500 | -1.5 | differs (?) | other data"
+        f"| {CUBE} | MAC | 50 ± 10 (?) | ? | 30 ± 8.16 | 4 | 500 | -1.5 | differs (?) | no suite here"
     )
+    assert page.endswith("| MAC | mac | 1,000 | all 2 | chunk 2 |\n")
     assert f"| {CUBE} | IQL (GCIQL) | 10 ± 1 | 4 | - |  | 500 |  | not run |  |" in rows
 
 
@@ -134,4 +140,4 @@ def test_success_by_goal_averages_to_the_reported_number(root, database):
 
 
 def test_a_spread_over_tasks_is_called_one(found):
-    assert f"| {CUBE} | MAC | 50 ± 10 (over tasks) | ? |" in markdown("first", found.assign(spread_kind="tasks"))
+    assert f"| {CUBE} | MAC | 50 ± 10 (over tasks) | ? |" in markdown("first", found.assign(spread_kind="tasks"), RAN)
