@@ -48,6 +48,11 @@ AGREE = 1.0
 """combined spreads; with four seeds on both sides that is 2 standard errors of the difference of the means"""
 ROUNDED = 0.5
 """half of the last digit that most tables print, which is no difference"""
+AGAINST = (
+    "against: so many reasons speak against comparing the two; "
+    "`mac-bench report SUITE --out DIR` writes them to published.csv, and the dashboard's leaderboard shows them"
+)
+"""what a terminal says below `brief`"""
 FEWEST = 3
 """seeds of ours: with fewer a spread says nothing"""
 
@@ -166,12 +171,14 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFra
 
 def brief(runs: pd.DataFrame) -> pd.DataFrame:
     """How far the results of `queries.results` are from published ones, for a terminal: label, task, ours, published,
-    "in spreads", verdict, table. Labels that are variants of a method are left out; `beside` has them."""
+    "in spreads", verdict, against (how many reasons speak against comparing), table. Labels that are variants of a
+    method are left out; `beside` has them."""
     found = beside(own_means(runs)).to_dict("records")
     rows = [
         {"label": row["label"], "task": row["their_task"], "ours": row["ours"], "published": row["mean"]}
         | {"in spreads": "" if math.isnan(row["in_spreads"]) else f"{row['in_spreads']:+.1f}"}
-        | {"verdict": row["verdict"], "table": row["table"]}
+        | {"verdict": row["verdict"], "against": sum(map(bool, row["not_comparable"].split("; ")))}
+        | {"table": row["table"]}
         for row in found
         if named(row["label"], row["agent"], row["method"]) and row["task"] == row["their_task"]
     ]

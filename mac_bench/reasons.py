@@ -98,7 +98,7 @@ def _protocol(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
         elif clause not in ALIKE:
             others.append(clause)
     if others:
-        theirs = "; ".join(others)
+        theirs = ", ".join(others)
         yield f"protocol may be another: theirs is '{theirs}'" if theirs else "unknown protocol of theirs"
 
 

@@ -77,10 +77,15 @@ class Task:
             return float(success)
         return (total - self.score_scale[0]) / (self.score_scale[1] - self.score_scale[0])
 
+    @property
+    def measure(self) -> str:
+        """What its number is called."""
+        return "normalised score" if self.score_scale else "success"
+
     def world(self) -> dict[str, str]:
         """What results say of their simulator and of their number, so that no two kinds are mixed."""
         simulator = d4rl.simulator() if self.name in d4rl.ENTRIES else "ogbench"
-        return {"simulator": simulator, "measure": "normalised score" if self.score_scale else "success"}
+        return {"simulator": simulator, "measure": self.measure}
 
 
 @cache
@@ -120,6 +125,11 @@ def find(name: str) -> Task:
         f"-singletask-task1 to -task5 before -v0; environments: {', '.join(ENVIRONMENTS)}; "
         f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables; D4RL's are like hopper-medium-v2"
     )
+
+
+def measure_of(name: str) -> str:
+    """What the number of a task is called, of one that is not known too: an older run's, whose name has gone."""
+    return _tasks()[name].measure if name in _tasks() else "success"
 
 
 def names() -> list[str]:

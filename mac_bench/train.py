@@ -243,9 +243,9 @@ class Stop:
 
 @contextmanager
 def _progress(run: RunConfig, first: int, wanted: bool) -> Iterator[Callable[[int, float | None, float | None], None]]:
-    """A progress bar with rate, time left and last success, or nothing."""
+    """A progress bar with rate, time left and last success or normalised score, or nothing."""
     if not wanted:
-        yield lambda step, rate, success: None
+        yield lambda step, rate, score: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -258,13 +258,13 @@ def _progress(run: RunConfig, first: int, wanted: bool) -> Iterator[Callable[[in
     )
     with Progress(*columns) as bar:
         line = bar.add_task(f"{run.agent} seed {run.seed}", total=run.steps, completed=first, note="")
-        note = {"rate": "", "success": ""}
+        note = {"rate": "", "score": ""}
 
-        def show(step: int, rate: float | None, success: float | None) -> None:
+        def show(step: int, rate: float | None, score: float | None) -> None:
             if rate is not None:
                 note["rate"] = f"{rate:.1f} updates/s"
-            if success is not None:
-                note["success"] = f"  success {success:.0%}"
+            if score is not None:
+                note["score"] = f"  {tasks.measure_of(run.task)} {score:.0%}"
             bar.update(line, completed=step, note="".join(note.values()))
 
         yield show

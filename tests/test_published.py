@@ -237,6 +237,7 @@ def test_a_terminal_s_table_has_methods_and_not_their_variants():
     (row,) = [row for row in rows if row["table"] == "mac-singletask-1m"]
     # two seeds of 30 and 31 %, theirs is 97 with a spread of 4
     assert (row["label"], row["ours"], row["published"]) == ("MAC", pytest.approx(30.5), 97)
+    assert row["against"] == 2, "their updates and seeds are unknown"
     assert (row["in spreads"], row["verdict"]) == (f"{-66.5 / math.sqrt(0.5 + 16):+.1f}", "too few seeds")
     assert {row["label"] for row in rows} == {"MAC"}
     assert brief(five(complete=False)).empty
@@ -324,7 +325,7 @@ def test_other_numbers_have_none(ours, theirs):
         (
             {},
             {"protocol": "mean over tasks 1 to 5; end of the offline phase; sparsified reward"},
-            "protocol may be another: theirs is 'end of the offline phase; sparsified reward'",
+            "protocol may be another: theirs is 'end of the offline phase, sparsified reward'",
         ),
         ({}, {"protocol": "the best one"}, "protocol may be another: theirs is 'the best one'"),
         ({}, {"protocol": ""}, "unknown protocol of theirs"),
