@@ -95,6 +95,8 @@ def _protocol(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
         elif clause == "observations not scaled":
             if (scaling := own.get("scaling")) != "none":
                 yield f"other scaling of observations: theirs has none, ours {scaling or 'is unknown'}"
+        elif clause.startswith("settings "):
+            yield f"their {clause}"
         elif clause not in ALIKE:
             others.append(clause)
     if others:

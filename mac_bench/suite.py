@@ -25,6 +25,7 @@ of `published/`, which `mac-bench report --reproduction` puts beside the results
 in `checkpoints`, where papers do not say at which of them their numbers were taken.
 """
 
+import csv
 import json
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -35,12 +36,15 @@ import pydantic
 
 from mac_bench import registry, sources, tasks
 from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse, settings_on
-from mac_bench.errors import UserError
+from mac_bench.errors import UserError, unknown
 from mac_bench.files import write_text
 from mac_bench.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent.parent / "suites"
 """suites that come with the project; they can be named without their folder"""
+
+PUBLISHED = FOLDER / "published"
+"""the tables that a suite can reproduce"""
 
 Count = Annotated[int, pydantic.Field(gt=0)]
 
@@ -128,7 +132,7 @@ def load(path: Path) -> Suite:
 def expand(suite: Suite) -> list[Member]:
     """Its runs, seed by seed, so that whatever is done first can be compared. Imports its agents.
 
-    Raises UserError for settings that an agent refuses, and where two labels mean the same run.
+    Raises UserError for settings and tasks that an agent refuses, and where two labels mean the same run.
     """
     modules = {label: _module(suite, label) for label in suite.agents}
     found: dict[str, Member] = {}
@@ -277,13 +281,52 @@ def _check(suite: Suite, path: Path) -> None:
     twice = [seed for seed in suite.seeds if suite.seeds.count(seed) > 1]
     if twice:
         raise UserError(f"{path.name}: seeds: {twice[0]} is there twice")
-    for task in suite.tasks:
-        try:
-            tasks.find(task)
-        except UserError as error:
-            raise UserError(f"{path.name}: tasks: {error}") from None
+    _check_tasks(suite)
     for label, entry in suite.agents.items():
         _check_agent(suite, label, entry)
+    _check_checkpoints(suite)
+    _check_tables(suite)
+
+
+def _check_tasks(suite: Suite) -> None:
+    """That they are there, and none under two names: its results would count twice."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, entry in suite.tasks.items():
+        try:
+            task = tasks.find(name)
+        except UserError as error:
+            raise UserError(f"{suite.file}: tasks: {error}") from None
+        number = f"-singletask-task{task.eval_tasks[0]}-v0"
+        meant = name.replace("-singletask-v0", number), entry.dataset or task.dataset
+        if (other := seen.setdefault(meant, name)) != name:
+            raise UserError(f"{suite.file}: tasks: {other} and {name} are the same task; remove one")
+
+
+def _check_checkpoints(suite: Suite) -> None:
+    """That there are evaluations which results at a checkpoint can be of."""
+    every = suite.evaluation.every
+    ends = {own.steps or task.steps or suite.steps for own in suite.agents.values() for task in suite.tasks.values()}
+    for at in suite.checkpoints:
+        where, evaluations = f"{suite.file}: checkpoints: {at}", -(-at // every)
+        if at > max(ends):
+            raise UserError(f"{where} lies beyond the last update, {max(ends)}")
+        if at % every and at not in ends:
+            raise UserError(f"{where} is no multiple of {every}, the updates between evaluations")
+        if evaluations < suite.average_last:
+            raise UserError(f"{where} comes after {evaluations} evaluations, but average_last is {suite.average_last}")
+
+
+def _check_tables(suite: Suite) -> None:
+    """That the tables that it reproduces are there, and have that amount of data."""
+    tables = {path.stem: path for path in PUBLISHED.glob("*.csv")}
+    for table, amount in suite.reproduces.items():
+        if table not in tables:
+            raise UserError(f"{suite.file}: reproduces: {unknown('published table', table, tables)}")
+        with open(tables[table], newline="", encoding="utf-8") as file:
+            amounts = {row["data"] for row in csv.DictReader(file)} - {""}
+        if amount is not None and amount not in amounts:
+            there = f"there are: {', '.join(sorted(amounts))}" if amounts else "amounts are not known, leave it empty"
+            raise UserError(f"{suite.file}: reproduces.{table}: no number is of '{amount}' transitions; {there}")
 
 
 def _check_agent(suite: Suite, label: str, entry: AgentEntry) -> None:
@@ -307,10 +350,20 @@ def _module(suite: Suite, label: str) -> Any:
         raise UserError(f"{suite.file}: agents.{label}: {error}") from None
 
 
+def _check_task(suite: Suite, label: str, task: str) -> None:
+    check = getattr(_module(suite, label), "check_task", None)
+    try:
+        if check is not None:
+            check(task)
+    except UserError as error:
+        raise UserError(f"{suite.file}: agents.{label}: {error}; leave it out by its `tasks`") from None
+
+
 def _run(suite: Suite, label: str, task: str, seed: int, version: int) -> RunConfig:
     entry, given = suite.agents[label], suite.tasks[task]
     agent = entry.agent or label
     where = f"{suite.file}: agents.{label}, settings"
+    _check_task(suite, label, task)
     settings = registry.settings(agent, settings_on(task, entry.settings, entry.per_task), where)
     steps = entry.steps or given.steps or suite.steps
     evaluations = -(-steps // suite.evaluation.every)

@@ -344,6 +344,9 @@ def test_no_reason_is_false_of_mac_s_tables_and_none_is_missing_of_horizon_reduc
     ours = own(label="MAC", agent="mac", task=task, dataset="cube-double-play-v0", rows=1_001_000)
     unknown = ["unknown number of updates of theirs", "unknown number of seeds of theirs"]
     assert joined(ours, cell("mac-singletask-1m", task, "MAC"))["not_comparable"].split("; ") == unknown
+    iql = own(label="IQL", task=task, dataset="cube-double-play-v0", rows=1_001_000)
+    reasons = joined(iql, cell("mac-singletask-1m", task, "IQL"))["not_comparable"].split("; ")
+    assert reasons == ["their settings are not on record", *unknown]
     copied = cell("mac-goal-conditioned-100m", CUBE, "GCIQL")
     assert joined(own(), copied)["not_comparable"].split("; ") == unknown
     theirs = published()
