@@ -84,7 +84,7 @@ def test_a_spread_over_tasks_lets_nothing_agree():
         assert math.isnan(row["in_spreads"])
     kinds = published()[lambda rows: rows["spread_kind"] == "tasks"]
     assert set(kinds["table"]) == {"mac-singletask-1m"} and set(kinds["method"]) == {"IQL", "ReBRAC", "IDQL", "FQL"}
-    assert len(kinds) == 20 and kinds["source"].str.contains("over tasks, as inferred").all()
+    assert len(kinds) == 20 and kinds["source"].str.contains("over tasks is inferred").all()
 
 
 def test_numbers_are_possible():
