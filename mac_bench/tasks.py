@@ -78,10 +78,15 @@ class Task:
             return float(success)
         return (total - self.score_scale[0]) / (self.score_scale[1] - self.score_scale[0])
 
+    @property
+    def measure(self) -> str:
+        """What its number is called."""
+        return "normalised score" if self.score_scale else "success"
+
     def world(self) -> dict[str, str]:
         """What results say of their simulator and of their number, so that no two kinds are mixed."""
         simulator = other.simulator(self.name) if (other := _other(self.name)) else "ogbench"
-        return {"simulator": simulator, "measure": "normalised score" if self.score_scale else "success"}
+        return {"simulator": simulator, "measure": self.measure}
 
 
 def _other(name: str) -> types.ModuleType | None:
@@ -133,6 +138,14 @@ def find(name: str) -> Task:
         f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables; D4RL's are like hopper-medium-v2, "
         f"Minari's like {minari_data.PREFIX}D4RL/door/human-v2"
     )
+
+
+def measure_of(name: str) -> str:
+    """What the number of a task is called, of one that is not known too: an older run's, whose name has gone."""
+    try:
+        return find(name).measure
+    except UserError:
+        return "success"
 
 
 def names() -> list[str]:
