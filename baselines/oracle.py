@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mac_bench import tasks
+from mac_bench import oracles, tasks
 from mac_bench.config import Settings
 from mac_bench.data import Dataset
 from mac_bench.errors import UserError
@@ -28,6 +28,11 @@ ABOUT = About(
 
 class Config(Settings):
     """No settings."""
+
+
+def check_task(name: str) -> None:
+    """Raises UserError for a task without a script, so that it need not be found out by a run."""
+    oracles.check_task(tasks.find(name))
 
 
 class Oracle:

@@ -282,6 +282,8 @@ def report(
     """Compare the agents of a suite. Collects first, so the numbers are never stale."""
     if reproduction is not None and reproduction.suffix != ".md":
         raise UserError(f"--reproduction {reproduction}: it is Markdown; give a name that ends in .md")
+    if reproduction is not None and not reproduction.parent.is_dir():
+        raise UserError(f"--reproduction {reproduction}: there is no folder {reproduction.parent}; make it first")
     name = suite.stem if suite.suffix == ".yaml" else str(suite)
     _report(terminal(), name, runs, database, kind, out, reproduction)
 
@@ -431,6 +433,8 @@ def _report(
         for title, frame in more.items():
             if not frame.empty:
                 console.print(report.terminal_table(title, frame))
+            if "against" in frame:
+                console.print(published.AGAINST, style="dim", soft_wrap=True)
     else:
         print({"markdown": report.markdown, "csv": report.csv, "latex": report.latex}[kind](built), end="")
     if out:
@@ -441,8 +445,9 @@ def _report(
     if reproduction or (out and started.get("reproduces")):
         from mac_bench import reproduction as compared
         from mac_bench.files import write_text
+        from mac_bench.ran import what_ran
 
         plan = compared.Plan(started.get("reproduces", {}), tuple(started.get("checkpoints", ())))
         path = reproduction or (out or runs) / "reproduction.md"
-        write_text(path, compared.markdown(suite, compared.cells(database, suite, plan)))
+        write_text(path, compared.markdown(suite, compared.cells(database, suite, plan), what_ran(found)))
         print(path, file=sys.stderr)

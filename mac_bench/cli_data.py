@@ -85,7 +85,7 @@ def data_fetch(
     data: Data = DATA,
 ) -> None:
     """Fetch official data, where there is a network. A call that was interrupted can be repeated."""
-    from mac_bench import fetch, sources
+    from mac_bench import fetch, minari_data, sources
     from mac_bench.download import Patience
 
     if not names:
@@ -93,6 +93,9 @@ def data_fetch(
         return
     wanted, notes, problems = _published(names, data)
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    for name in [name for name in wanted if name.startswith(minari_data.PREFIX)]:
+        wanted.remove(name)
+        print(f"{name}: by Minari, into {minari_data.folder(name)}" if dry_run else minari_data.fetch(name))
     patience = Patience(threading.Event(), stall_s=stall)
     try:
         items = fetch.plan(wanted, data, mirror or [sources.SERVER], patience)
@@ -111,7 +114,7 @@ def data_fetch(
 
 def _published(names: list[str], data: Path) -> tuple[list[str], list[str], list[str]]:
     """The data sets that names mean, what is to be known of those of suites, and what is wrong with others of these."""
-    from mac_bench import needs, sources, tasks
+    from mac_bench import minari_data, needs, sources, tasks
     from mac_bench.manifest import made_here, origin, read_manifest
 
     found, notes, problems = [], [], []
@@ -123,14 +126,15 @@ def _published(names: list[str], data: Path) -> tuple[list[str], list[str], list
             here = {each: origin(read_manifest(data / each)) for each in wanted if each not in absent}
             notes += [*left.values(), *(f"{each}{made}" for each, made in here.items() if made)]
             for dataset, problem in absent.items():
-                if dataset in sources.SOURCES and not made_here(read_manifest(data / dataset)):
+                official = dataset in sources.SOURCES and not made_here(read_manifest(data / dataset))
+                if official or dataset.startswith(minari_data.PREFIX):
                     found.append(dataset)
                 else:
                     problems.append(problem)
         else:
             with contextlib.suppress(UserError):
                 name = tasks.find(name).dataset
-            found.append(sources.find(name).dataset)
+            found.append(name if name.startswith(minari_data.PREFIX) else sources.find(name).dataset)
     return list(dict.fromkeys(found)), list(dict.fromkeys(notes)), problems
 
 
@@ -290,15 +294,14 @@ def _to_prepare(name: str, task: list[str] | None, data: Path) -> tuple[dict[str
 
 @data_app.command("list")
 def data_list(data: Data = DATA) -> None:
-    """List the data sets that are there."""
+    """List the data sets that are there, also those in Minari's own folder."""
     from mac_bench import inventory
     from mac_bench.overview import plain_table
 
     table = plain_table("name", "episodes:", "rows:", "MB:", "")
-    found = inventory.listing(data)
+    found = [*inventory.listing(data), *inventory.of_minari()]
     for each in found:
-        origin = "made here" if each.generated else "official files"
-        note = origin if each.complete else "[red]not complete[/]"
+        note = each.origin if each.complete else "[red]not complete[/]"
         for task, ready in each.prepared.items():
             note += f"\nprepared for {task}" if ready else f"\n[red]prepared from other files for {task}[/]"
         table.add_row(each.name, f"{each.episodes:,}", f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", note)

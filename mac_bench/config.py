@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import pydantic
@@ -39,6 +40,12 @@ def parse(kind: type[S], values: Mapping[str, Any], where: str) -> S:
             reason = first["msg"].removeprefix("Value error, ")
             text = f"{name}: {reason}, not {first['input']!r}" if name else reason
         raise UserError(f"{where}: {text}") from None
+
+
+def settings_on(task: str, settings: Mapping[str, Any], per_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a suite's agent is given on a task: what `per_task` has for patterns that fit comes first, the last most."""
+    narrower = [own for pattern, own in per_task.items() if fnmatchcase(task, pattern)]
+    return {name: value for own in (settings, *narrower) for name, value in own.items()}
 
 
 def _names_beside(kind: type[Settings], place: tuple[int | str, ...]) -> list[str]:

@@ -1,5 +1,7 @@
 """D4RL (arXiv 2004.07219): its names, scores, data and physics, without the package and without mujoco_py.
 
+(d4rl_package.py has the package's own, for those who ask for them.)
+
 The original environments run in MuJoCo 2.1.0. One thing has changed since that matters to them: what a capsule
 weighs. With that put back, Gymnasium's v4 environments and OGBench's ant move as the originals do; `tests/test_d4rl.py`
 replays steps that were recorded there. Environments for which nothing shows that are refused.
@@ -15,15 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench.data import ACTION_LIMIT, Dataset
+from mac_bench import d4rl_package
+from mac_bench.data import ACTION_LIMIT, Dataset, split
 from mac_bench.errors import UserError
 
 SIMULATOR = "d4rl-legacy-inertia"
 """what results say of their physics, with the version of gymnasium, whose models they are"""
 FOLDER = "D4RL_DATASET_DIR"
 """environment variable that names the folder of the official files"""
-HELD_OUT = 20
-"""one episode of so many is for validation: the files have no such split"""
 
 
 class Entry(NamedTuple):
@@ -123,6 +124,11 @@ def refusal(name: str) -> str | None:
 
 
 # physics
+
+
+def make(name: str) -> "Env | d4rl_package.Env":
+    """The environment of a task: ours, or the package's where it is asked for."""
+    return d4rl_package.Env(ENTRIES[name].dataset) if d4rl_package.wanted() else Env(name)
 
 
 class Env:
@@ -264,8 +270,10 @@ def _matrix(mujoco: Any, quaternion: np.ndarray) -> np.ndarray:
     return matrix.reshape(3, 3)
 
 
-def simulator() -> str:
-    """What results say of their physics."""
+def simulator(name: str) -> str:
+    """What results of a task say of their physics."""
+    if d4rl_package.wanted():
+        return d4rl_package.simulator()
     return f"{SIMULATOR} (gymnasium {metadata.version('gymnasium')})"
 
 
@@ -401,21 +409,3 @@ def _limits(ended: np.ndarray, limit: int) -> np.ndarray:
     row = np.arange(len(ended))
     after = np.concatenate([[0], np.where(ended[:-1], row[1:], 0)])  # first rows of episodes, else 0
     return (row - np.maximum.accumulate(after)) % limit == limit - 1
-
-
-def split(path: Path, columns: dict[str, np.ndarray]) -> Dataset:
-    """Every HELD_OUT-th episode for validation, at least one, so that each part of a mixed file is in both."""
-    ends = columns["ends"]
-    lengths = np.diff(ends, prepend=-1)
-    whole = np.flatnonzero(lengths > 1)
-    if len(whole) < 2:
-        raise UserError(f"{path}: {len(whole)} episodes with transitions; it takes 2, one of them for validation")
-    held = np.zeros(len(ends), bool)
-    held[whole[min(HELD_OUT, len(whole)) - 1 :: HELD_OUT]] = True
-    return Dataset(**_part(columns, lengths, ~held), validation=Dataset(**_part(columns, lengths, held)))
-
-
-def _part(columns: dict[str, np.ndarray], lengths: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
-    rows = np.repeat(chosen, lengths)
-    part = {name: column[rows] for name, column in columns.items() if name != "ends"}
-    return part | {"ends": np.cumsum(lengths[chosen]) - 1}

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -24,6 +24,9 @@ BATCHES = 1
 
 ACTION_LIMIT = 1.0 - 1e-5
 """tanh cannot reach +-1: an action at the edge would have infinite density"""
+
+HELD_OUT = 20
+"""one episode of so many is for validation, where data have no such split"""
 
 COLUMNS = ("observations", "actions", "ends", "rewards", "alive", "goals")
 
@@ -230,6 +233,25 @@ def _windows(column: np.ndarray, index: np.ndarray, width: int) -> np.ndarray:
     """[B, width, ...] rows index ... index+width-1: one copy for each piece, as its rows lie side by side."""
     views = sliding_window_view(column, (width, *column.shape[1:]))
     return views.reshape(views.shape[0], *views.shape[column.ndim :])[index]
+
+
+def split(path: Path, columns: dict[str, np.ndarray]) -> Dataset:
+    """Data that come without validation episodes: every HELD_OUT-th is held out, at least one, so that each part of a
+    mixed file is in both. Raises UserError, which names the file, where there are too few."""
+    ends = columns["ends"]
+    lengths = np.diff(ends, prepend=-1)
+    whole = np.flatnonzero(lengths > 1)
+    if len(whole) < 2:
+        raise UserError(f"{path}: {len(whole)} episodes with transitions; it takes 2, one of them for validation")
+    held = np.zeros(len(ends), bool)
+    held[whole[min(HELD_OUT, len(whole)) - 1 :: HELD_OUT]] = True
+    return Dataset(**_part(columns, lengths, ~held), validation=Dataset(**_part(columns, lengths, held)))
+
+
+def _part(columns: dict[str, np.ndarray], lengths: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
+    rows = np.repeat(chosen, lengths)
+    part = {name: column[rows] for name, column in columns.items() if name != "ends"}
+    return part | {"ends": np.cumsum(lengths[chosen]) - 1}
 
 
 class Scaling(NamedTuple):

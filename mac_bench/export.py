@@ -12,6 +12,7 @@ import pandas as pd
 from mac_bench import charts, compare, figures, published, queries, report
 from mac_bench.errors import UserError
 from mac_bench.files import write_bytes
+from mac_bench.ran import what_ran
 from mac_bench.report import Report
 from mac_bench.stats import bounds_of
 
@@ -20,7 +21,8 @@ TITLES = {
     "differences": "Differences of means",
     "improvement": "Probability of improvement",
     "goals": "Success of each evaluation goal, in %",
-    "published": "Beside published numbers (settings are not compared)",
+    "published": "Beside published numbers",
+    "ran": "What ran: settings that are not the agent's defaults",
     "costs": "Cost",
 }
 """the tables after the first"""
@@ -32,7 +34,7 @@ def write(database: Path, suite: str, out: Path) -> list[Path]:
     What cannot be made, such as differences of a single method, is named in report.md with its reason.
     """
     runs = queries.results(database, suite)
-    others = tables(runs) | {"costs": _costs(queries.costs(database, suite))}
+    others = tables(runs) | {"ran": what_ran(runs), "costs": _costs(queries.costs(database, suite))}
     goals = report.by_goal(runs, queries.curves(database, suite, every_task=True))
     if not goals.empty:
         others["goals"] = goals

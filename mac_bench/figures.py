@@ -9,7 +9,7 @@ import pandas as pd
 
 from mac_bench import charts, compare, published, queries
 from mac_bench.errors import UserError
-from mac_bench.stats import PERCENT, bootstrap_interval, bounds_of, task_mean, unit_of
+from mac_bench.stats import PERCENT, bootstrap_interval, bounds_of, simulators_of, task_mean, unit_of
 
 AHEAD = ("model_error/10", "model_error/50", "model_error/100")
 """what runs record: see mac_bench/model_error.py"""
@@ -21,9 +21,13 @@ Figure = charts.Chart | str
 def complete(runs: pd.DataFrame) -> pd.DataFrame:
     """What `mac_bench.compare` takes of `queries.results`: label, task, seed, score in percent, of the complete runs.
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, or where they are of several simulators.
     """
     done: Any = runs[runs["complete"]]
+    if len(kinds := simulators_of(done["simulator"])) > 1:
+        raise UserError(
+            f"no number is of several simulators, and these runs are of {' and '.join(kinds)}; choose tasks"
+        )
     if done.empty:
         raise UserError("no run of this selection is complete yet; `mac-bench status` says how far they are")
     return done[["label", "task", "seed"]].assign(score=100 * done["score"]).reset_index(drop=True)

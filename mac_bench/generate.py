@@ -134,7 +134,9 @@ def _parameters(dataset: str, episodes: int, length: int | None, shards: int, se
         raise UserError(f"'{dataset}' is a task; its data is called {task.dataset}")
     if not dataset.startswith(tasks.GENERATED):
         advice = f"get the official data with `mac-bench data fetch {dataset}`"
-        raise UserError(f"{dataset}: needs a trained locomotion expert; {advice}")
+        ogbench = task.environment in tasks.ENVIRONMENTS
+        reason = "needs a trained locomotion expert" if ogbench else "cannot be made here"
+        raise UserError(f"{dataset}: {reason}; {advice}")
     length = length_of(dataset) if length is None else length
     for what, value, least in (
         ("episodes", episodes, 1),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mac_bench import d4rl, npz, prepared, tasks
+from mac_bench import d4rl, minari_data, npz, prepared, tasks
 from mac_bench.errors import UserError
 from mac_bench.files import sha256
 from mac_bench.manifest import FETCHED, MANIFEST, UNFINISHED, made_here, read_manifest, remedy
@@ -24,6 +24,17 @@ class Found(NamedTuple):
     prepared: dict[str, bool]
     """task that it has been prepared for -> whether from the files as they are now"""
 
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words."""
+        return (
+            "Minari"
+            if self.name.startswith(minari_data.PREFIX)
+            else "made here"
+            if self.generated
+            else "official files"
+        )
+
 
 def listing(root: Path) -> list[Found]:
     """The data sets in a data folder, by name."""
@@ -32,6 +43,21 @@ def listing(root: Path) -> list[Found]:
     singles += root.glob("*.hdf5")
     names = {path.parent.name for path in inside} | {path.stem for path in singles} | d4rl.there(root)
     return [_found(root, name) for name in sorted(names)]
+
+
+def of_minari() -> list[Found]:
+    """The data sets in Minari's folder, by name, as far as their metadata say; `verify` looks into them."""
+    found = []
+    for name in minari_data.names():
+        (rows, episodes), complete = (0, 0), True
+        try:
+            rows, episodes = minari_data.size(name)
+        except UserError:
+            complete = False
+        paths = [path for path in minari_data.folder(name).rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in paths)
+        found.append(Found(name, len(paths), rows, episodes, size, False, complete, {}))
+    return found
 
 
 def _found(root: Path, name: str) -> Found:
@@ -105,6 +131,9 @@ def verify(root: Path, name: str) -> list[str]:
 def check_file(path: Path, dataset: str) -> tuple[int, int]:
     """Rows and episodes of a file, of which all is read, a column at a time. Raises UserError where it is damaged, or a
     task of these data would refuse it; which tasks those are is not known of data with a name of their own."""
+    if dataset.startswith(minari_data.PREFIX):
+        minari_data.read(dataset)
+        return minari_data.size(dataset)
     if ".hdf5" in path.suffixes:  # also of a file that still has .partial behind it
         d4rl.read(path, d4rl.ENTRIES[dataset].sizes if dataset in d4rl.ENTRIES else None)
         return d4rl.size(path)

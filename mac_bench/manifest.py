@@ -53,7 +53,7 @@ def write_unfinished(folder: Path, content: dict[str, Any]) -> None:
 
 
 def made_here(manifest: dict[str, Any]) -> bool:
-    """Whether data were generated on this machine. All others are official files."""
+    """Whether data were generated on this machine. Others were fetched, or put there by hand."""
     return bool(manifest) and FETCHED not in manifest
 
 

@@ -30,11 +30,16 @@ CLEAR = 0.03
 """so far above a button the gripper presses nothing"""
 
 
+def check_task(task: Task) -> None:
+    """Raises UserError where there is no policy for a task; without an environment, in no time."""
+    if task.environment.partition("-")[0] not in FAMILIES:
+        raise UserError(f"no oracle for {task.name}: there are scripts for {', '.join(FAMILIES)}")
+
+
 def oracle(task: Task) -> "Point | Cubes | Buttons":
     """The policy for a task. Raises UserError where there is none."""
-    kind = {"pointmaze": Point, "cube": Cubes, "puzzle": Buttons}.get(task.environment.partition("-")[0])
-    if kind is None:
-        raise UserError(f"no oracle for {task.name}: there are scripts for {', '.join(FAMILIES)}")
+    check_task(task)
+    kind = {"pointmaze": Point, "cube": Cubes, "puzzle": Buttons}[task.environment.partition("-")[0]]
     env = Env(task)
     try:
         env.reset(task.eval_tasks[0], 0)

@@ -15,6 +15,7 @@ from rich.table import Table
 from mac_bench.config import RunConfig
 from mac_bench.errors import UserError
 from mac_bench.record import RunFolder, Status, standing
+from mac_bench.tasks import measure_of
 
 STYLES = {
     "finished": "green",
@@ -228,8 +229,8 @@ def status_of(folder: RunFolder) -> Status | None:
         return None
 
 
-def last_success(folder: RunFolder) -> float | None:
-    """Success at the last evaluation, averaged over evaluation tasks."""
+def last_score(folder: RunFolder) -> float | None:
+    """Success, or what its task measures instead, at the last evaluation, averaged over evaluation tasks."""
     try:
         with open(folder.events, "rb") as file:
             size = file.seek(0, 2)
@@ -248,7 +249,7 @@ def last_success(folder: RunFolder) -> float | None:
 
 
 def _table(root: Path, lines: list[Entry], live: bool) -> Table:
-    columns = ["done:", "/s:", "last sign:", "success:"] if live else ["updates:"]
+    columns = ["done:", "/s:", "last sign:", f"{measure_of(lines[0].task)}:"] if live else ["updates:"]
     table = plain_table("run", "label", "seed:", "state", *columns)
     for column in table.columns:
         column.no_wrap = column.header != "label"
@@ -262,12 +263,12 @@ def _progress(root: Path, line: Entry) -> list[str]:
     status = line.status
     if status is None:
         return []
-    success = last_success(RunFolder(root / line.run))
+    score = last_score(RunFolder(root / line.run))
     return [
         f"{status.step / status.steps:.0%}",
         rate(status.updates_per_s),
         age(time.time() - status.heartbeat),
-        "" if success is None else f"{success:.0%}",
+        "" if score is None else f"{score:.0%}",
     ]
 
 

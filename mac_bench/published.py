@@ -1,13 +1,14 @@
 """Numbers from papers, as data, and our own results beside them: with every reason why the two may not be compared.
 
-The tables are `suites/published/*.csv`, the lengths of tasks `suites/horizons.csv`. `agent` is the plain method in the
-registry; ablations and other implementations have none, and are found by the name that the paper prints.
+The reasons are those of `reasons.py`. The tables are `suites/published/*.csv`, the lengths of tasks
+`suites/horizons.csv`. `agent` is the plain method in the registry; ablations and other implementations have none, and
+are found by the name that the paper prints.
 `task*` in a task's name stands for the mean over its tasks 1 to 5.
 """
 
 import csv
+import json
 import math
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mac_bench.errors import UserError
+from mac_bench.ran import Run
+from mac_bench.reasons import named, over_five, reasons, units
+from mac_bench.stats import simulators_of
 
 SUITES = Path(__file__).parent.parent / "suites"
 """what comes with the project, beside the package"""
@@ -26,7 +30,7 @@ COLUMNS = (
 )
 VALID = {
     "unit": {"percent", "return", "normalised"},
-    "spread_kind": {"std", "stderr", "ci95", "unknown"},
+    "spread_kind": {"std", "stderr", "ci95", "tasks", "unknown"},
     "hand": {"first", "second"},
 }
 NEEDED = {"task", "method", "metric", "mean", "source"}
@@ -35,6 +39,7 @@ KEY = ("task", "method", "data", "metric")
 
 HORIZONS = ("environment", "episode_limit", "oracle_steps", "source")
 OURS = ("label", "agent", "task", "mean", "std", "n_seeds", "dataset", "steps", "mujoco")
+MORE = ("average_last", "every", "scaling", "simulator", "measure", "made_here", "fetched", "rows", "ran")
 BESIDE = (
     *("label", "task", "ours", "mean", "difference", "in_spreads", "verdict", "not_comparable", "source", "ours_std"),
     *("n_seeds", "spread", "spread_kind", "spread_taken", "seeds", "their_steps", "data", "protocol", "method"),
@@ -44,6 +49,11 @@ AGREE = 1.0
 """combined spreads; with four seeds on both sides that is 2 standard errors of the difference of the means"""
 ROUNDED = 0.5
 """half of the last digit that most tables print, which is no difference"""
+AGAINST = (
+    "against: so many reasons speak against comparing the two; "
+    "`mac-bench report SUITE --out DIR` writes them to published.csv, and the dashboard's leaderboard shows them"
+)
+"""what a terminal says below `brief`"""
 FEWEST = 3
 """seeds of ours: with fewer a spread says nothing"""
 
@@ -134,19 +144,19 @@ def horizon_of(task: str, table: pd.DataFrame | None = None) -> Horizon:
 
 
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Each of our rows with each published number of its task and method; settings are not compared.
+    """Each of our rows with each published number of its task and method.
 
     `ours` has OURS, as `own_means` makes it: mean and std over seeds in %, steps = updates; and may have
-    `average_last`, `simulator` and `measure` (without these two: OGBench, success), `rows` (transitions for training)
-    and `made_here` (bool): without the last two it cannot be known whether the data are the published ones. A label
-    that is printed as a method, e.g. `MAC (FQL)`, is that method; any other is its agent's plain method. A task with
-    rewards is put beside the mean over tasks 1 to 5 too.
+    `average_last`, `every` (updates between evaluations), `scaling` (of observations), `simulator` and `measure`
+    (without these two: OGBench, success), `rows` (transitions for training), `made_here` and `fetched` (bool): without
+    the last three it cannot be known whether the data are the published ones; `ran` (each `ran.Run` that it is of):
+    without it settings are unknown. A label that is printed as a method, e.g. `MAC (FQL)`, is that method; any other is
+    its agent's plain method. A task with rewards is put beside the mean over tasks 1 to 5 too.
 
     Returns BESIDE: what is theirs has the names of COLUMNS, but for their own task (`their_task`) and updates
     (`their_steps`); difference (ours - theirs, in one unit only), in_spreads (difference / sqrt(ours_std^2 + theirs^2),
-    where theirs is a std over seeds or taken for one, as `spread_taken` says; else NaN); verdict ("agrees", "differs",
-    "too few seeds", "spread unknown", "other metric"; see `verdict`); not_comparable (reasons, `; ` between them;
-    empty: none). Raises UserError where a column of ours is missing.
+    where theirs is a std over seeds or taken for one, as `spread_taken` says; else NaN); verdict (see there);
+    not_comparable (reasons, `; ` between them; empty: none). Raises UserError where a column of ours is missing.
     """
     if missing := [name for name in OURS if name not in ours]:
         raise UserError(f"our table has no {', '.join(missing)}; it needs {', '.join(OURS)}")
@@ -162,12 +172,14 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame | None = None) -> pd.DataFra
 
 def brief(runs: pd.DataFrame) -> pd.DataFrame:
     """How far the results of `queries.results` are from published ones, for a terminal: label, task, ours, published,
-    "in spreads", verdict, table. Labels that are variants of a method are left out; `beside` has them."""
+    "in spreads", verdict, against (how many reasons speak against comparing), table. Labels that are variants of a
+    method are left out; `beside` has them."""
     found = beside(own_means(runs)).to_dict("records")
     rows = [
         {"label": row["label"], "task": row["their_task"], "ours": row["ours"], "published": row["mean"]}
         | {"in spreads": "" if math.isnan(row["in_spreads"]) else f"{row['in_spreads']:+.1f}"}
-        | {"verdict": row["verdict"], "table": row["table"]}
+        | {"verdict": row["verdict"], "against": sum(map(bool, row["not_comparable"].split("; ")))}
+        | {"table": row["table"]}
         for row in found
         if named(row["label"], row["agent"], row["method"]) and row["task"] == row["their_task"]
     ]
@@ -176,21 +188,29 @@ def brief(runs: pd.DataFrame) -> pd.DataFrame:
 
 def own_means(runs: pd.DataFrame) -> pd.DataFrame:
     """What `beside` takes of ours: the means of the complete runs of `queries.results`, with what they were made of;
-    and where a method has all of tasks 1 to 5 of an environment, those of its means over the five, seed by seed."""
-    done: Any = runs[runs["complete"]]
-    done = pd.concat([done, *_over_five(done)])
+    and where a method has all of tasks 1 to 5 of an environment, those of its means over the five, seed by seed. Runs
+    of several simulators have no mean."""
+    single: Any = runs[runs["complete"]]
+    done: Any = pd.concat([single, *_over_five(single)])
     rows = []
     for (label, task), own in done.groupby(["label", "task"], sort=False):
+        if len(simulators_of(own["simulator"])) > 1:
+            continue
         score = 100 * own["score"]
         row = {"label": label, "task": task, "mean": score.mean(), "std": score.std(), "n_seeds": len(own)}
-        row |= {name: own[name].iloc[0] for name in ("agent", "dataset", "steps", "average_last")}
-        made, count = set(own["data_made_here"]), set(own["data_rows"])
+        row |= {name: own[name].iloc[0] for name in ("agent", "dataset", "steps", "average_last", "every")}
+        count = set(own["data_rows"])
         for name in ("mujoco", "simulator", "measure"):
             row[name] = " + ".join(sorted({v if isinstance(v, str) else "unknown" for v in own[name]}))
-        row["made_here"] = {"True": True, "False": False}.get(made.pop()) if len(made) == 1 else None
+        for name in ("made_here", "fetched"):
+            said = set(own[f"data_{name}"])
+            row[name] = {"True": True, "False": False}.get(said.pop()) if len(said) == 1 else None
         row["rows"] = pd.to_numeric(count.pop(), errors="coerce") if len(count) == 1 else math.nan
+        of = single[(single["label"] == label) & ((single["task"] == task) | (single["task"].map(over_five) == task))]
+        row["ran"] = tuple(sorted({Run(*run) for run in of[list(Run._fields)].itertuples(index=False)}, key=str))
+        row["scaling"] = " + ".join(sorted({json.loads(run.settings).get("scaling", "none") for run in row["ran"]}))
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*OURS, "average_last", "simulator", "measure", "made_here", "rows"])
+    return pd.DataFrame(rows, columns=[*OURS, *MORE])
 
 
 def _over_five(done: Any) -> Iterable[pd.DataFrame]:
@@ -203,11 +223,6 @@ def _over_five(done: Any) -> Iterable[pd.DataFrame]:
             yield first.assign(score=whole, task=star).reset_index()
 
 
-def over_five(task: str) -> str:
-    """The name that the mean over tasks 1 to 5 has, of which a task with rewards is one; other names as they are."""
-    return re.sub(r"-singletask(-task\d)?-v0$", "-singletask-task*-v0", task)
-
-
 def same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
     """Whether a published number is of our row's task and method; `variants` are methods that only their name tells."""
     if row["task"] not in (own["task"], over_five(own["task"])):
@@ -218,7 +233,7 @@ def same(own: dict[Any, Any], row: dict[Any, Any], variants: set[str]) -> bool:
 
 
 def _pair(own: dict[Any, Any], row: dict[Any, Any]) -> dict[str, Any]:
-    difference = own["mean"] - row["mean"] if row["unit"] in _units(own) else math.nan
+    difference = own["mean"] - row["mean"] if row["unit"] in units(own) else math.nan
     theirs, taken = _std(row)
     spread = math.hypot(own["std"], theirs)
     return (
@@ -226,22 +241,29 @@ def _pair(own: dict[Any, Any], row: dict[Any, Any]) -> dict[str, Any]:
         | {name: own[name] for name in ("label", "agent", "task", "n_seeds")}
         | {"ours": own["mean"], "ours_std": own["std"], "their_task": row["task"], "their_steps": row["steps"]}
         | {"difference": difference, "in_spreads": difference / spread if spread > 0 else math.nan}
-        | {"spread_taken": taken, "verdict": verdict(difference, spread, own["n_seeds"])}
-        | {"not_comparable": "; ".join(reason for reason in _reasons(own, row) if reason)}
+        | {"spread_taken": taken, "verdict": verdict(difference, spread, own["n_seeds"], row["spread_kind"])}
+        | {"not_comparable": "; ".join(reason for reason in reasons(own, row) if reason)}
     )
 
 
-def verdict(difference: float, spread: float, n_seeds: float) -> str:
-    """Of a difference of means and the combined spread: it agrees within AGREE spreads, or within rounding."""
+def verdict(difference: float, spread: float, n_seeds: float, kind: str) -> str:
+    """Of a difference of means and the combined spread: it agrees within AGREE spreads, or within rounding.
+
+    A verdict that hangs on taking a spread of theirs of `unknown` kind for one over seeds has a "(?)". There is none
+    where theirs is over tasks: that says how unlike the tasks are, and would make nearly everything agree.
+    """
     if math.isnan(difference):
         return "other metric"
     if n_seeds < FEWEST:
         return "too few seeds"
+    if kind == "tasks":
+        return "no spread over seeds"
     if abs(difference) <= ROUNDED:
         return "agrees"
     if math.isnan(spread):
         return "spread unknown"
-    return "agrees" if abs(difference) <= AGREE * spread else "differs"
+    found = "agrees" if abs(difference) <= AGREE * spread else "differs"
+    return f"{found} (?)" if kind == "unknown" else found
 
 
 def _std(row: dict[Any, Any]) -> tuple[float, str]:
@@ -253,6 +275,8 @@ def _std(row: dict[Any, Any]) -> tuple[float, str]:
         return spread, "std"
     if kind == "unknown":
         return spread, "std, which nobody says"
+    if kind == "tasks":
+        return math.nan, "nothing: it is over tasks"
     if not seeds > 1:
         return math.nan, ""
     if kind == "stderr":
@@ -260,91 +284,3 @@ def _std(row: dict[Any, Any]) -> tuple[float, str]:
     from scipy.special import stdtrit  # here, as importing this module should cost little
 
     return spread * math.sqrt(seeds) / float(stdtrit(seeds - 1, 0.975)), "std, from its ci95"
-
-
-def _reasons(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
-    """Why the two numbers may differ though the methods do not; what is not known is such a reason too."""
-    if not named(own["label"], own["agent"], row["method"]):
-        yield f"label '{own['label']}' may have other settings than {row['method']}"
-    if row["unit"] not in _units(own):
-        yield f"other metric: theirs is {row['metric']}"
-    if row["task"] != own["task"]:
-        yield "other evaluation tasks: theirs is a mean over tasks 1 to 5"
-    legacy = str(own.get("simulator", "")).startswith("d4rl-")
-    if legacy != row["table"].startswith("d4rl-"):
-        yield f"other simulator: {'not ' if legacy else ''}D4RL's"
-    yield _physics(own["mujoco"])
-    yield from _data(own, row)
-    yield _protocol(own, row)
-    if math.isnan(row["steps"]):
-        yield "unknown number of updates of theirs"
-    elif row["steps"] != own["steps"]:
-        yield f"other number of updates: {own['steps']:.0f}, theirs {row['steps']:.0f}"
-    if own["n_seeds"] < 2:
-        yield "fewer than 2 seeds of ours"
-    if math.isnan(row["seeds"]):
-        yield "unknown number of seeds of theirs"
-    elif row["seeds"] < 2:
-        yield "fewer than 2 seeds of theirs"
-
-
-def _units(own: dict[Any, Any]) -> set[str]:
-    """Units of theirs that are ours too; in mazes the normalised score of D4RL is the success in %."""
-    measure = own.get("measure", "success")
-    if measure == "normalised score":
-        return {"normalised"}
-    maze = own["task"].startswith("antmaze-") and str(own.get("simulator", "")).startswith("d4rl-")
-    return {"percent"} | ({"normalised"} if maze else set()) if measure == "success" else set()
-
-
-def named(label: str, agent: str, method: str) -> bool:
-    """Whether a label says that it is the method, and not a variant of it."""
-    return _plain(label) in (_plain(agent), _plain(method))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _physics(mujoco: Any) -> str:
-    """3.1.6 made the public data; up to 3.3 nothing changed, from 3.4 on contacts did."""
-    versions = re.findall(r"(\d+)\.(\d+)", mujoco) if isinstance(mujoco, str) and "unknown" not in mujoco else []
-    if not versions:
-        return "unknown version of our mujoco"
-    if any(not (3, 1) <= (int(major), int(minor)) < (3, 4) for major, minor in versions):
-        return f"other physics: mujoco {mujoco}"
-    return ""
-
-
-def _protocol(own: dict[Any, Any], row: dict[Any, Any]) -> str:
-    """What is reported of a run: theirs is a sentence, of which two are known to be like ours."""
-    theirs = row["protocol"]
-    if theirs.startswith("last three evaluations"):
-        last = own.get("average_last")
-        return "" if last == 3 else f"other protocol: theirs is the mean of the last three evaluations, ours of {last}"
-    if theirs == "mean over 5 evaluation goals":
-        return ""
-    return f"protocol may be another: theirs is '{theirs}'" if theirs else "unknown protocol of theirs"
-
-
-def _data(own: dict[Any, Any], row: dict[Any, Any]) -> Iterable[str]:
-    """Differences between our data and theirs."""
-    official = re.sub(r"-(oraclerep|singletask(-task[\d*])?)-v0$", "-v0", own["task"])
-    if own["dataset"] not in (official, official.replace("-v0", "-100m-v0")):
-        yield f"other data: {own['dataset']}"
-    made, rows = own.get("made_here"), own.get("rows", math.nan)
-    if made is None or pd.isna(made):
-        yield "unknown whether our data are the published ones"
-    elif made:
-        yield "other data: ours were made here"
-    if row["data"] == "default":
-        if own["dataset"] != official:
-            yield f"other amount of data: theirs is {official}"
-        return
-    amount = re.fullmatch(r"(\d+)([MB])", row["data"])
-    if not amount:
-        yield "unknown amount of data of theirs"
-    elif rows is None or pd.isna(rows):
-        yield f"unknown amount of our data, theirs {row['data']}"
-    elif abs(rows / (int(amount[1]) * {"M": 1e6, "B": 1e9}[amount[2]]) - 1) > 0.01:  # episodes have one row more
-        yield f"other amount of data: {rows:.0f} transitions, theirs {row['data']}"

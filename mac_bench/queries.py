@@ -29,7 +29,9 @@ OF_RUN = ("agent", "task", "seed", "state")
 """what every row of a suite's runs says, after its label and its run"""
 MEMORY = ("memory_mb", "device_memory_mb")
 """what an evaluation records of the process's peak"""
-WORLD = ("data", "data_rows", "data_made_here", "mujoco", "ogbench", "simulator", "measure")
+WORLD = (
+    *("data", "data_rows", "data_made_here", "data_fetched", "mujoco", "ogbench", "simulator", "measure", "defaults"),
+)
 """what of an attempt's environment decides whether two numbers may be compared"""
 BEFORE = {"simulator": "ogbench", "measure": "success"}
 """what was true of all attempts before they recorded it"""
@@ -81,14 +83,15 @@ def in_state(database: Path, state: Some, limit: int = 200) -> "DataFrame":
 
 def results(database: Path, suite: str, at: int | None = None, **where: Some) -> "DataFrame":
     """One row per planned run of the suite, in its order: suite, average_last, label, run, tags (a tuple), what the
-    runs table holds (agent, task, seed, state, step, ...), score, averaged, complete, and WORLD.
+    runs table holds (agent, task, seed, state, step, ...), every (updates between evaluations), settings (JSON), score,
+    averaged, complete, and WORLD.
 
     `score` is the reported number: the mean over the last `average_last` evaluations of success, [0, 1], or of what
     `measure` names instead (a normalised score of 1 is 100 %, and may be exceeded), over all evaluation
     tasks; `averaged` is how many there were; NaN and 0 before the first. `complete` says that the run is finished and
     none of those evaluations is missing. What WORLD names (the digest of the data, their training rows, whether they
-    were made here, versions, simulator, measure) is that of all the run's attempts, joined by " + "; None before the
-    first.
+    were made here or fetched, versions, simulator, measure, the agent's defaults as JSON) is that of all the run's
+    attempts, joined by " + "; None before the first.
 
     With `at`, all of that as after so many updates, which `steps` then says: `complete` are runs that are as long and
     have the evaluations until then, finished or not.
@@ -96,9 +99,10 @@ def results(database: Path, suite: str, at: int | None = None, **where: Some) ->
     with _query(database) as connection:
         last = _average_last(connection, suite)
         every = RUNS.c.config["evaluation", "every"].as_integer().label("every")
+        settings = RUNS.c.config["settings"].as_string().label("settings")
         known = ("id", "config", "offset", "tail", *OF_RUN)
         shown = [column for column in RUNS.c if column.name not in known]
-        query = _of_suite(suite, [MEMBERS.c.tags, *shown, every, *_score(last, at)], **where).order_by(
+        query = _of_suite(suite, [MEMBERS.c.tags, *shown, every, settings, *_score(last, at)], **where).order_by(
             MEMBERS.c.position
         )
         frame = _frame(connection, query)
@@ -115,7 +119,7 @@ def results(database: Path, suite: str, at: int | None = None, **where: Some) ->
     _mark_complete(frame, last, at)
     frame.insert(0, "suite", suite)
     frame.insert(1, "average_last", last)
-    return frame.drop(columns=["every", "first"])
+    return frame.drop(columns="first")
 
 
 def _mark_complete(frame: "DataFrame", last: int, at: int | None) -> None:

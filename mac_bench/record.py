@@ -135,12 +135,25 @@ class RunFolder:
 
     def expect_data(self, digest: str) -> None:
         """Raises UserError where the run began with other data than these."""
-        begun = next((event for event in self.read() if event["kind"] == "attempt"), None)
-        if begun is not None and begun["environment"].get("data") != digest:
+        begun = self._first_world()
+        if begun is not None and begun.get("data") != digest:
             raise UserError(
-                f"{self.path}: this run began with data {begun['environment'].get('data')}, but here are {digest}; "
+                f"{self.path}: this run began with data {begun.get('data')}, but here are {digest}; "
                 "put the old data back, or delete the run folder"
             )
+
+    def expect_simulator(self, simulator: str) -> None:
+        """Raises UserError where the run began in another one; its version may be another, of which reports warn."""
+        before = (self._first_world() or {}).get("simulator", simulator)
+        if before.partition(" (")[0] != simulator.partition(" (")[0]:
+            raise UserError(
+                f"{self.path}: this run began in the simulator {before}, but here is {simulator}; "
+                "go back to the old one, or keep the new runs in another folder"
+            )
+
+    def _first_world(self) -> dict[str, str] | None:
+        """What the first attempt was made with."""
+        return next((event["environment"] for event in self.read() if event["kind"] == "attempt"), None)
 
     def order(self) -> Order | None:
         """The last order that was given; None also where it cannot be read, for an order is never worth a run."""

@@ -23,7 +23,10 @@ def names() -> list[str]:
 
 
 def module(name: str) -> ModuleType:
-    """The module of an agent. Raises UserError for a name that is not there, or a module that is no agent."""
+    """The module of an agent. Raises UserError for a name that is not there, or a module that is no agent.
+
+    It has Config, make and VERSION, and may have `check_task(name)`: UserError for a task that it cannot do.
+    """
     if "." not in name and name not in names():
         raise unknown("agent", name, names())
     if not all(part.isidentifier() for part in name.split(".")):

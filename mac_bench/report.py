@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mac_bench.errors import UserError
-from mac_bench.stats import PERCENT, Statistic, bootstrap_interval, bounds_of, task_iqm, task_mean
+from mac_bench.stats import PERCENT, Statistic, bootstrap_interval, bounds_of, simulators_of, task_iqm, task_mean
 
 ALL = "(all)"
 """what the CSV writes as the task of the rows over all tasks"""
@@ -108,6 +108,8 @@ def _by(runs: Runs, name: str) -> dict[str, Runs]:
 def _method(label: str, runs: Runs, tasks: Sequence[str], level: float) -> Method:
     by_task = _by(runs, "task")
     cells = {task: _cell(by_task.get(task, []), level) for task in tasks}
+    if kinds := _mixed(runs):
+        return Method(label, None, cells, Cell(kinds), Cell(kinds))
     over_tasks = partial(_aggregate, list(cells.values()), level=level, bounds=_bounds(runs))
     return Method(label, None, cells, over_tasks(task_mean), over_tasks(task_iqm))
 
@@ -116,6 +118,8 @@ def _cell(runs: Runs, level: float) -> Cell:
     done, unfinished = [run for run in runs if run["complete"]], _unfinished(runs)
     if not done:
         return Cell(_states(unfinished) or "-", n_unfinished=len(unfinished))
+    if kinds := _mixed(done):
+        return Cell(kinds, n_unfinished=len(unfinished))
     scores = [round(100 * run["score"], 6) for run in done]  # as the CSV says them
     value, low, high = numbers = _estimate([np.array(scores)], task_mean, level, _bounds(done))
     text = _number(*numbers, str(len(done)))
@@ -139,6 +143,12 @@ def _aggregate(cells: list[Cell], statistic: Statistic, level: float, bounds: tu
     if n_unfinished:
         text += f" (+{n_unfinished} unfinished)"
     return Cell(text, value, low, high, min(counts), n_unfinished)
+
+
+def _mixed(runs: Runs) -> str:
+    """In the place of a number over runs of several simulators, which is never made; else nothing."""
+    kinds = simulators_of(run["simulator"] for run in runs if run["complete"])
+    return f"{len(kinds)} simulators" if len(kinds) > 1 else ""
 
 
 def _bounds(runs: Runs) -> tuple[float, float]:
@@ -211,6 +221,9 @@ def _warnings(runs: Runs) -> Iterable[str]:
         for name in ("simulator", "measure"):
             if len(seen := _seen(own, name)) > 1:
                 yield f"{name} differs between runs of {task} ({', '.join(seen)}): they are not comparable."
+    kinds = [simulators_of(run["simulator"] for run in own if run["simulator"]) for own in _by(runs, "task").values()]
+    if len(seen := sorted({", ".join(each) for each in kinds if each})) > 1:
+        yield f"these tasks are of different simulators ({'; '.join(seen)}): no number is over tasks of several."
     # task by task: the same episodes have other labels, and so another digest, in another task
     for task, own in _by(runs, "task").items():
         for dataset, same in _by(own, "dataset").items():

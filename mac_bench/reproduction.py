@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mac_bench import published, queries
+from mac_bench import published, queries, reasons
 from mac_bench.errors import UserError
 from mac_bench.report import markdown_table, markdown_text
 
@@ -21,7 +21,10 @@ CELLS = (
 )
 NOT_RUN, NOT_HERE = "not run", "not in the suite"
 """verdicts of cells without a complete run of ours: of a method that is planned, and of one that is not"""
-ORDER = ("agrees", "differs", "spread unknown", "other metric", "too few seeds", NOT_RUN, NOT_HERE)
+ORDER = (
+    *("agrees", "agrees (?)", "differs", "differs (?)", "no spread over seeds", "spread unknown", "other metric"),
+    *("too few seeds", NOT_RUN, NOT_HERE),
+)
 
 
 class Plan(NamedTuple):
@@ -45,7 +48,7 @@ def cells(database: Path, suite: str, plan: Plan, theirs: pd.DataFrame | None = 
     if missing := sorted(set(plan.tables) - set(theirs["table"])):
         raise UserError(f"no published table '{missing[0]}'; there are: {', '.join(sorted(set(theirs['table'])))}")
     last = queries.results(database, suite)
-    tasks = set(last["task"]) | {published.over_five(task) for task in last["task"]}
+    tasks = set(last["task"]) | {reasons.over_five(task) for task in last["task"]}
     meant = [
         row
         for row in theirs.to_dict("records")
@@ -70,7 +73,7 @@ def _cells(
     """Ours beside one number: a row for each label and step that fits, or one that says that there is none."""
     planned: Any = last[["label", "agent", "task", "steps"]].drop_duplicates()
     fitting = [own for own in planned.to_dict("records") if published.same(own, row, variants)]
-    fitting = [own for own in fitting if published.named(own["label"], own["agent"], row["method"])]
+    fitting = [own for own in fitting if reasons.named(own["label"], own["agent"], row["method"])]
     about = {name: row[name] for name in ("table", "task", "method", "spread", "spread_kind", "seeds", "source")}
     about["published"] = row["mean"]
     if not fitting:
@@ -89,8 +92,8 @@ def _cells(
             yield about | {"label": label, "at": at, "n_seeds": 0, "verdict": NOT_RUN} | cell
 
 
-def markdown(suite: str, frame: pd.DataFrame) -> str:
-    """The cells as a page: what the words mean, how many of each, and a table for each of the papers'."""
+def markdown(suite: str, frame: pd.DataFrame, ran: pd.DataFrame) -> str:
+    """The cells as a page: what the words mean, how many of each, a table for each of the papers', and `what_ran`."""
     counted = frame["verdict"].value_counts()
     counts = [f"{counted[word]} {word}" for word in ORDER if word in counted]
     text = [f"# {markdown_text(suite)}: reproduction\n\n{len(frame)} cells: {', '.join(counts) or 'none'}.\n\n"]
@@ -101,6 +104,8 @@ def markdown(suite: str, frame: pd.DataFrame) -> str:
         header = ["task", "method", "published", "seeds", "ours", "seeds", "updates", "distance", "verdict"]
         rows = [_row(cell) for cell in own.to_dict("records")]
         text.append(markdown_table([[*header, "what speaks against comparing"], *rows]))
+    text.append("\n## What ran\n\nSettings that are not the agent's defaults.\n\n")
+    text.append(markdown_table([list(ran), *ran.to_numpy().tolist()]))
     return "".join(text)
 
 
@@ -108,7 +113,12 @@ def _notes() -> Iterable[str]:
     yield "Successes in %, or normalised scores. Ours: mean and standard deviation over seeds of the reported number."
     yield (
         "Distance: ours less the published mean, over the root of the sum of both squared spreads. A published spread "
-        "whose kind nobody says is taken for a standard deviation over seeds, and marked with (?)."
+        "whose kind nobody says is taken for a standard deviation over seeds, and marked with (?), as is a verdict "
+        "that hangs on it: were it a standard error, more would agree, were it over tasks, there would be no verdict."
+    )
+    yield (
+        "A spread over tasks says how unlike the tasks are and nothing of chance: it enters no distance, and there is "
+        "no verdict. The means can be compared by eye."
     )
     yield (
         f"It agrees within {published.AGREE:g} of these spreads, which with four seeds on both sides are two standard "
@@ -119,13 +129,14 @@ def _notes() -> Iterable[str]:
 
 def _row(cell: dict[Any, Any]) -> list[str]:
     kind = {"unknown": " (?)", "std": "", "stderr": " (standard error)", "ci95": " (95 % interval)"}
+    kind["tasks"] = " (over tasks)"
     theirs = _plus_minus(cell["published"], cell["spread"])
     theirs += "" if math.isnan(cell["spread"]) else kind[cell["spread_kind"]]
     at = "" if pd.isna(cell["at"]) else f"{cell['at'] / 1e6:g}M" if cell["at"] >= 1e5 else f"{cell['at']:.0f}"
     ours = "-" if pd.isna(cell["ours"]) else _plus_minus(cell["ours"], cell["ours_std"])
     seeds = ["?" if pd.isna(cell["seeds"]) else f"{cell['seeds']:.0f}", "" if ours == "-" else f"{cell['n_seeds']:.0f}"]
     distance = "" if pd.isna(cell["in_spreads"]) else f"{cell['in_spreads']:+.1f}"
-    reasons = cell["not_comparable"] if isinstance(cell["not_comparable"], str) else ""
+    against = cell["not_comparable"] if isinstance(cell["not_comparable"], str) else ""
     other = "" if pd.isna(cell["label"]) or cell["label"] == cell["method"] else f" ({cell['label']})"
     return [
         cell["task"],
@@ -137,7 +148,7 @@ def _row(cell: dict[Any, Any]) -> list[str]:
         at,
         distance,
         cell["verdict"],
-        reasons,
+        against,
     ]
 
 

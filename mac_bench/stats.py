@@ -59,6 +59,12 @@ def unit_of(measures: Iterable[object]) -> str:
     return f"{' or '.join(sorted(kinds, reverse=True)) or 'success'} in %"
 
 
+def simulators_of(recorded: Iterable[object]) -> list[str]:
+    """The simulators that runs have recorded, without what is said of versions in brackets: no number is of two."""
+    kinds = {kind for each in recorded if isinstance(each, str) for kind in each.split(" + ")}
+    return sorted({kind.partition(" (")[0] for kind in kinds})
+
+
 class Interval(NamedTuple):
     """The two ends of an interval, in the unit of the scores; both NaN where it is not defined."""
 

@@ -26,23 +26,26 @@ of `published/`, which `mac-bench report --reproduction` puts beside the results
 in `checkpoints`, where papers do not say at which of them their numbers were taken.
 """
 
+import csv
 import json
-import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pydantic
-import yaml
 
 from mac_bench import registry, tasks
-from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse
-from mac_bench.errors import UserError
+from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse, settings_on
+from mac_bench.errors import UserError, unknown
 from mac_bench.files import write_text
+from mac_bench.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent.parent / "suites"
 """suites that come with the project; they can be named without their folder"""
+
+PUBLISHED = FOLDER / "published"
+"""the tables that a suite can reproduce"""
 
 Count = Annotated[int, pydantic.Field(gt=0)]
 
@@ -134,7 +137,7 @@ def load(path: Path) -> Suite:
 def expand(suite: Suite) -> list[Member]:
     """Its runs, seed by seed, so that whatever is done first can be compared. Imports its agents.
 
-    Raises UserError for settings that an agent refuses, and where two labels mean the same run.
+    Raises UserError for settings and tasks that an agent refuses, and where two labels mean the same run.
     """
     modules = {label: _module(suite, label) for label in suite.agents}
     found: dict[str, Member] = {}
@@ -206,41 +209,6 @@ def _locate(path: Path) -> Path:
     raise UserError(f"no suite '{path}'; give a .yaml file, or one of: {', '.join(names()) or 'none here'}")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key twice, and reads 1e-3 as the number that everybody means."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise UserError(f"line {key.start_mark.line + 1}: '{key.value}' is there twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path: Path, kind: type[Settings]) -> dict[str, Any]:
-    """The mapping in a file that describes one of this kind. Raises UserError with the file and the line."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path.name}: {line}not YAML ({error.problem or error.context})") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        needed = (name for name, field in kind.model_fields.items() if field.is_required())
-        raise UserError(f"{path.name}: not a {kind.__name__.lower()}; it needs {', '.join(needed)}")
-    return content
-
-
 def _entries(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A mapping name -> entry, from a mapping whose entries may be empty, or from a list of names."""
     if name not in content:
@@ -295,13 +263,53 @@ def _check(suite: Suite, path: Path) -> None:
     twice = [seed for seed in suite.seeds if suite.seeds.count(seed) > 1]
     if twice:
         raise UserError(f"{path.name}: seeds: {twice[0]} is there twice")
-    for task, entry in suite.tasks.items():
-        try:
-            tasks.check_data(tasks.find(task), entry.dataset or tasks.find(task).dataset)
-        except UserError as error:
-            raise UserError(f"{path.name}: tasks: {error}") from None
+    _check_tasks(suite)
     for label, entry in suite.agents.items():
         _check_agent(suite, label, entry)
+    _check_checkpoints(suite)
+    _check_tables(suite)
+
+
+def _check_tasks(suite: Suite) -> None:
+    """That they are there, and none under two names: its results would count twice."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, entry in suite.tasks.items():
+        try:
+            task = tasks.find(name)
+            tasks.check_data(task, entry.dataset or task.dataset)
+        except UserError as error:
+            raise UserError(f"{suite.file}: tasks: {error}") from None
+        number = f"-singletask-task{task.eval_tasks[0]}-v0"
+        meant = name.replace("-singletask-v0", number), entry.dataset or task.dataset
+        if (other := seen.setdefault(meant, name)) != name:
+            raise UserError(f"{suite.file}: tasks: {other} and {name} are the same task; remove one")
+
+
+def _check_checkpoints(suite: Suite) -> None:
+    """That there are evaluations which results at a checkpoint can be of."""
+    every = suite.evaluation.every
+    ends = {own.steps or task.steps or suite.steps for own in suite.agents.values() for task in suite.tasks.values()}
+    for at in suite.checkpoints:
+        where, evaluations = f"{suite.file}: checkpoints: {at}", -(-at // every)
+        if at > max(ends):
+            raise UserError(f"{where} lies beyond the last update, {max(ends)}")
+        if at % every and at not in ends:
+            raise UserError(f"{where} is no multiple of {every}, the updates between evaluations")
+        if evaluations < suite.average_last:
+            raise UserError(f"{where} comes after {evaluations} evaluations, but average_last is {suite.average_last}")
+
+
+def _check_tables(suite: Suite) -> None:
+    """That the tables that it reproduces are there, and have that amount of data."""
+    tables = {path.stem: path for path in PUBLISHED.glob("*.csv")}
+    for table, amount in suite.reproduces.items():
+        if table not in tables:
+            raise UserError(f"{suite.file}: reproduces: {unknown('published table', table, tables)}")
+        with open(tables[table], newline="", encoding="utf-8") as file:
+            amounts = {row["data"] for row in csv.DictReader(file)} - {""}
+        if amount is not None and amount not in amounts:
+            there = f"there are: {', '.join(sorted(amounts))}" if amounts else "amounts are not known, leave it empty"
+            raise UserError(f"{suite.file}: reproduces.{table}: no number is of '{amount}' transitions; {there}")
 
 
 def _check_agent(suite: Suite, label: str, entry: AgentEntry) -> None:
@@ -325,13 +333,21 @@ def _module(suite: Suite, label: str) -> Any:
         raise UserError(f"{suite.file}: agents.{label}: {error}") from None
 
 
+def _check_task(suite: Suite, label: str, task: str) -> None:
+    check = getattr(_module(suite, label), "check_task", None)
+    try:
+        if check is not None:
+            check(task)
+    except UserError as error:
+        raise UserError(f"{suite.file}: agents.{label}: {error}; leave it out by its `tasks`") from None
+
+
 def _run(suite: Suite, label: str, task: str, seed: int, version: int) -> RunConfig:
     entry, given = suite.agents[label], suite.tasks[task]
     agent = entry.agent or label
     where = f"{suite.file}: agents.{label}, settings"
-    narrower = [own for pattern, own in entry.per_task.items() if fnmatchcase(task, pattern)]
-    given_settings = {name: value for own in (entry.settings, *narrower) for name, value in own.items()}
-    settings = registry.settings(agent, given_settings, where)
+    _check_task(suite, label, task)
+    settings = registry.settings(agent, settings_on(task, entry.settings, entry.per_task), where)
     steps = entry.steps or given.steps or suite.steps
     evaluations = -(-steps // suite.evaluation.every)
     if suite.average_last > evaluations:

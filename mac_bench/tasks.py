@@ -1,4 +1,5 @@
-"""Task name -> environment, data and evaluation tasks: of OGBench (arXiv 2410.20092), and of D4RL through `d4rl.py`."""
+"""Task name -> environment, data and evaluation tasks: of OGBench (arXiv 2410.20092), of D4RL through `d4rl.py`, and of
+Minari through `minari_data.py`."""
 
 import contextlib
 import difflib
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mac_bench import d4rl, npz, prepared, sources
+from mac_bench import d4rl, d4rl_package, minari_data, npz, prepared, sources
 from mac_bench.config import Residency
 from mac_bench.data import ACTION_LIMIT, Dataset
 from mac_bench.errors import UserError
@@ -62,7 +63,7 @@ class Task:
     dataset: str
     """official name of its data"""
     environment: str
-    """key of ENVIRONMENTS, or what D4RL's environment is called"""
+    """key of ENVIRONMENTS, or what D4RL's or Minari's environment is called"""
     goal_conditioned: bool
     oracle_goals: bool
     """goals are what matters of a state (positions, buttons) instead of a whole observation"""
@@ -78,10 +79,20 @@ class Task:
             return float(success)
         return (total - self.score_scale[0]) / (self.score_scale[1] - self.score_scale[0])
 
+    @property
+    def measure(self) -> str:
+        """What its number is called."""
+        return "normalised score" if self.score_scale else "success"
+
     def world(self) -> dict[str, str]:
         """What results say of their simulator and of their number, so that no two kinds are mixed."""
-        simulator = d4rl.simulator() if self.name in d4rl.ENTRIES else "ogbench"
-        return {"simulator": simulator, "measure": "normalised score" if self.score_scale else "success"}
+        simulator = other.simulator(self.name) if (other := _other(self.name)) else "ogbench"
+        return {"simulator": simulator, "measure": self.measure}
+
+
+def _other(name: str) -> types.ModuleType | None:
+    """The module that has the task's environment and data where it is not of OGBench."""
+    return minari_data if name.startswith(minari_data.PREFIX) else d4rl if name in d4rl.ENTRIES else None
 
 
 @cache
@@ -103,14 +114,20 @@ def _tasks() -> dict[str, Task]:
 
 
 def find(name: str) -> Task:
-    """The task of an official name: `...-v0`, `...-oraclerep-v0`, `...-singletask[-taskN]-v0`, or D4RL's `...-v2`.
+    """The task of an official name: `...-v0`, `...-oraclerep-v0`, `...-singletask[-taskN]-v0`, D4RL's `...-v2`, or
+    `minari/` and the id of a set, of which nothing more is known before it is there.
 
-    Raises UserError with the names that come close.
+    Raises UserError with the names that come close, and where D4RL's package is asked for and does not work.
     """
+    if name.startswith(minari_data.PREFIX):
+        own = minari_data.known(name)
+        return Task(name, name, own.environment, False, False, (1,), own.episode_limit, own.score_scale)
     if name.startswith(("visual-", "powderworld-")):
         raise UserError(f"no task '{name}': pixel observations are not supported")
     tasks = _tasks()
     if name in tasks:
+        if _other(name):
+            d4rl_package.require()
         return tasks[name]
     if reason := d4rl.refusal(name):
         raise UserError(reason)
@@ -119,7 +136,8 @@ def find(name: str) -> Task:
     raise UserError(
         f"no task '{name}'; {advice}names are <environment>-<data>-v0, with -oraclerep, -singletask or "
         f"-singletask-task1 to -task5 before -v0; environments: {', '.join(ENVIRONMENTS)}; "
-        f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables; D4RL's are like hopper-medium-v2"
+        f"data: {', '.join(_EXPLORE)} in mazes, {', '.join(_ARM)} on tables; D4RL's are like hopper-medium-v2, "
+        f"Minari's like {minari_data.PREFIX}D4RL/door/human-v2"
     )
 
 
@@ -133,12 +151,20 @@ def check_data(task: Task, dataset: str, root: Path | None = None) -> None:
     folder `root` what they say of how they were made."""
     made = read_manifest(root / dataset).get("parameters", {}).get("dataset") if root else None
     own = official(made or dataset)
-    if own and (own.environment, own.name in d4rl.ENTRIES) != (task.environment, task.name in d4rl.ENTRIES):
+    if own and (own.environment, _other(own.name)) != (task.environment, _other(task.name)):
         raise UserError(f"data '{dataset}' are of {own.environment}, but {task.name} is a task of {task.environment}")
 
 
+def measure_of(name: str) -> str:
+    """What the number of a task is called, of one that is not known too: an older run's, whose name has gone."""
+    try:
+        return find(name).measure
+    except UserError:
+        return "success"
+
+
 def names() -> list[str]:
-    """The names of all tasks: environment by environment, those of one in the order of their numbers."""
+    """The names of all tasks but Minari's: environment by environment, those of one in the order of their numbers."""
     return list(_tasks())
 
 
@@ -164,8 +190,8 @@ def make_env(name: str, **settings: Any) -> Any:
     with warnings.catch_warnings(), _no_maze_files():
         # gymnasium warns of the rounding of the bounds -1 and 1 to float32
         warnings.filterwarnings("ignore", message=".*precision lowered", category=UserWarning)
-        if name in d4rl.ENTRIES:
-            return d4rl.Env(name)
+        if other := _other(name):
+            return other.make(name)
         env = ogbench.make_env_and_datasets(name, env_only=True, disable_env_checker=True, **settings)
         raw = env.unwrapped
         space = raw.action_space
@@ -221,7 +247,7 @@ class Step(NamedTuple):
     done: bool
     """solved, or out of time"""
     success: bool
-    """never in tasks with a score scale"""
+    """which counts only in tasks without a score scale"""
 
 
 class Env:
@@ -232,8 +258,8 @@ class Env:
         self._env = make_env(task.name)
         self.raw = self._env.unwrapped
         """the benchmark's own object"""
-        # only teleports draw while stepping
-        self._draws = getattr(self.raw, "_teleport_info", None) is not None
+        # of OGBench only teleports draw while stepping
+        self._draws = getattr(self._env, "draws", getattr(self.raw, "_teleport_info", None) is not None)
         # an arm has no model, and so no sizes, before its first reset
         obs, goal = self.reset(task.eval_tasks[0], 0)
         self.observation_size, self.action_size = len(obs), int(self.raw.action_space.shape[0])
@@ -261,8 +287,11 @@ class Env:
         return Step(np.asarray(obs, np.float32), float(reward), bool(terminated or truncated), bool(info["success"]))
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that a picture shows: qpos, qvel, and where there are some button_states, mocap_* (targets), goal_xy."""
-        data = self.raw.data
+        """All that a picture shows: qpos, qvel, and where there are some button_states, mocap_* (targets), goal_xy.
+        Nothing where there is no MuJoCo to ask."""
+        data: Any = getattr(self.raw, "data", None)
+        if not hasattr(data, "qpos"):
+            return {}
         state = {"qpos": data.qpos.copy(), "qvel": data.qvel.copy()}
         if hasattr(self.raw, "_cur_button_states"):
             state["button_states"] = np.array(self.raw._cur_button_states)
@@ -318,16 +347,19 @@ def _widths(name: str) -> dict[str, int]:
 
 
 def load(task: Task, dataset: str, root: Path, resident: Residency | None = None) -> Dataset:
-    """The data in `root/dataset` (a folder of shards), `root/dataset.npz`, or a file of D4RL's, with validation.
+    """The data in `root/dataset` (a folder of shards), `root/dataset.npz`, or of D4RL or Minari, with validation.
 
     Memory-mapped where they have been prepared from just these files (prepared.py); that changes no batch. Raises
     UserError with the file and what is wrong with it, and for `resident` data, which memory cannot hold, where they
     have not been prepared.
     """
+    if dataset != task.name and minari_data in (_other(dataset), _other(task.name)):
+        raise UserError(f"{task.name} has no data '{dataset}': a set of Minari's and its task are one")
     pairs = files(dataset, root)
     check_data(task, dataset, root)
-    if task.name in d4rl.ENTRIES:
-        return replace(d4rl.load(task.name, pairs[0][0]), resident=resident, task=task.name)
+    if other := _other(task.name):
+        make_env(task.name).close()  # what cannot be evaluated is refused before it is trained
+        return replace(other.load(task.name, pairs[0][0]), resident=resident, task=task.name)
     found = prepared.find(task.name, dataset, root, pairs)
     if found is not None:
         return prepared.open_columns(found, task.name, resident)
@@ -344,7 +376,10 @@ def load(task: Task, dataset: str, root: Path, resident: Residency | None = None
 
 
 def files(dataset: str, root: Path) -> list[tuple[Path, Path]]:
-    """(training, validation) files of a data set, sorted; D4RL's are twice the same. UserError where one is missing."""
+    """(training, validation) files of a data set, sorted; others are twice the same. UserError where one is missing."""
+    if dataset.startswith(minari_data.PREFIX):
+        folder = minari_data.locate(dataset)
+        return [(folder, folder)]
     if path := d4rl.locate(dataset, root):
         return [(path, path)]
     single, folder = root / f"{dataset}.npz", root / dataset

@@ -17,7 +17,7 @@ from mac_bench.config import RunConfig
 from mac_bench.data import Dataset, prefetch
 from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator, overall
-from mac_bench.manifest import made_here, read_manifest
+from mac_bench.manifest import FETCHED, made_here, read_manifest
 from mac_bench.provenance import describe, peak_memory
 from mac_bench.record import ORDERS_S, Cause, Journal, Order, RunFolder, State, Status
 from mac_bench.signals import listening
@@ -102,11 +102,13 @@ class _Attempt:
         self.task = tasks.find(run.task)
         self.data = tasks.load(self.task, run.dataset, data, run.resident)
         folder.expect_data(self.data.digest)
+        folder.expect_simulator(self.task.world()["simulator"])
         self.agent, self.first = restore(run, folder, self.data)
         self.pieces = model_error.held_out(self.data, seed=run.seed) if model_error.forecasts(self.agent) else None
         here = {"data": self.data.digest, "data_rows": str(len(self.data.observations))}
         here |= self.task.world()
-        here["data_made_here"] = str(made_here(read_manifest(data / run.dataset)))
+        manifest = read_manifest(data / run.dataset)
+        here |= {"data_made_here": str(made_here(manifest)), "data_fetched": str(FETCHED in manifest)}
         journal.begin(self.first, describe() | here | {"defaults": json.dumps(registry.defaults(run.agent))})
 
     def go(self) -> None:
@@ -242,9 +244,9 @@ class Stop:
 
 @contextmanager
 def _progress(run: RunConfig, first: int, wanted: bool) -> Iterator[Callable[[int, float | None, float | None], None]]:
-    """A progress bar with rate, time left and last success, or nothing."""
+    """A progress bar with rate, time left and last success or normalised score, or nothing."""
     if not wanted:
-        yield lambda step, rate, success: None
+        yield lambda step, rate, score: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -257,13 +259,13 @@ def _progress(run: RunConfig, first: int, wanted: bool) -> Iterator[Callable[[in
     )
     with Progress(*columns) as bar:
         line = bar.add_task(f"{run.agent} seed {run.seed}", total=run.steps, completed=first, note="")
-        note = {"rate": "", "success": ""}
+        note = {"rate": "", "score": ""}
 
-        def show(step: int, rate: float | None, success: float | None) -> None:
+        def show(step: int, rate: float | None, score: float | None) -> None:
             if rate is not None:
                 note["rate"] = f"{rate:.1f} updates/s"
-            if success is not None:
-                note["success"] = f"  success {success:.0%}"
+            if score is not None:
+                note["score"] = f"  {tasks.measure_of(run.task)} {score:.0%}"
             bar.update(line, completed=step, note="".join(note.values()))
 
         yield show

@@ -31,7 +31,7 @@ def render(task_name: str, states: list[dict[str, np.ndarray]], path: Path, time
         return f"{path.name}: videos are .gif or .mp4"
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         return "no mp4 without the package imageio-ffmpeg; .gif needs nothing"
-    if not states:
+    if not states or not states[0]:
         return "no states, so nothing to draw"
     deadline, reasons = time.monotonic() + timeout_s, []
     try:

@@ -21,10 +21,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mac_bench.errors import UserError
-from mac_bench.overview import age, duration, last_success, plain_table, plural, rate, status_of
+from mac_bench.overview import age, duration, last_score, plain_table, plural, rate, status_of
 from mac_bench.record import ORDERS_S, SILENCE_S, RunFolder
 from mac_bench.signals import listening
 from mac_bench.suite import Member
+from mac_bench.tasks import measure_of
 from slurm import submission
 from slurm.child import Child, Command, Result
 from slurm.places import Place, places
@@ -219,8 +220,8 @@ class Queue:
         if result.state == "held":
             self.held.append(member)
         if result.state == "finished":
-            success = last_success(child.folder)
-            text = f"finished in {after}" + ("" if success is None else f", success {success:.0%}")
+            score = last_score(child.folder)
+            text = f"finished in {after}" + ("" if score is None else f", {measure_of(member.run.task)} {score:.0%}")
         else:
             text = f"{result.state} after {after}"
         if result.state == "failed":
@@ -284,7 +285,8 @@ class Queue:
             yield refresh
 
     def _table(self) -> Table:
-        table = plain_table("", "task", "seed:", "done:", "/s:", "left:", "success:")
+        measures = sorted({measure_of(child.member.run.task) for child in self.running}) or ["success"]
+        table = plain_table("", "task", "seed:", "done:", "/s:", "left:", f"{' or '.join(measures)}:")
         table.caption, table.caption_justify = self._counts(), "left"
         for column in table.columns:
             column.no_wrap = True
@@ -305,7 +307,7 @@ def _row(child: Child, width: int) -> list[str]:
     status, run = child.status(), child.member.run
     step = status.step if status else child.first
     left = child.seconds_left(status) if status else None
-    success = last_success(child.folder)
+    score = last_score(child.folder)
     return [
         escape(_shortened(child.member.label, 16)),
         _shortened(run.task, max(24, width - 56)),
@@ -313,7 +315,7 @@ def _row(child: Child, width: int) -> list[str]:
         f"{step / run.steps:.0%}",
         rate(status.updates_per_s if status else None),
         "" if left is None else age(left),
-        "" if success is None else f"{success:.0%}",
+        "" if score is None else f"{score:.0%}",
     ]
 
 

@@ -23,7 +23,7 @@ import pydantic
 
 from mac_bench.config import Resources, Settings, parse
 from mac_bench.errors import UserError, unknown
-from mac_bench.suite import read_yaml
+from mac_bench.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "profiles"
 WORD = re.compile(r"[\w.:+@/,=&|\[\]()*%!~ -]+")

@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MAC_BENCH_TORCH_DEVICE", "cpu")
+# nor on what somebody has downloaded
+os.environ["MINARI_DATASETS_PATH"] = str(Path(__file__).parent / "nothing")
 # several tests run at a time, and threads that wait for each other are slower than one
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if version("jax").startswith("0.10."):  # a compiler that does not know a flag ends the process

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = {
-    "nouns": ["errors", "config", "types", "files", "states"],
+    "nouns": ["errors", "config", "types", "files", "yaml_files", "states"],
     "data": [
         "data",
         "workers",
@@ -19,6 +19,8 @@ FLOORS = {
         "prepared",
         "prepare",
         "d4rl",
+        "d4rl_package",
+        "minari_data",
         "generate",
         "inventory",
         "manifest",
@@ -69,6 +71,8 @@ FLOORS = {
         "stats",
         "compare",
         "published",
+        "reasons",
+        "ran",
         "charts",
         "figures",
         "report",
@@ -93,7 +97,7 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 ONLY_IN = {
     "ogbench": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
     "mujoco": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
-    "gymnasium": {"tasks", "d4rl", "generate", "collectors", "oracles", "video"},
+    "gymnasium": {"tasks", "d4rl", "minari_data", "generate", "collectors", "oracles", "video"},
     "h5py": {"d4rl"},
     "submitit": {"slurm"},
     "sqlalchemy": {"store", "queries"},
@@ -171,8 +175,11 @@ def test_third_parties_stay_in_their_rooms(path):
 
 @FILES
 def test_one_benchmark_s_name_stays_in_its_rooms(path):
-    rooms = {"d4rl", "sources", "tasks", "inventory", "published"}
-    assert room(path) in rooms or "d4rl" not in path.read_text(), f"only {rooms} may say d4rl"
+    for name, rooms in {
+        "d4rl": {"d4rl", "d4rl_package", "sources", "tasks", "inventory", "reasons"},
+        "minari": {"minari_data", "tasks", "inventory", "cli_data"},
+    }.items():
+        assert room(path) in rooms or name not in path.read_text(), f"only {rooms} may say {name}"
 
 
 @FILES
@@ -221,7 +228,17 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-HEAVY = FRAMEWORKS | {"h5py", "ogbench", "mujoco", "gymnasium", "dm_control", "streamlit", "tensorboard", "wandb"}
+HEAVY = FRAMEWORKS | {
+    "h5py",
+    "ogbench",
+    "mujoco",
+    "gymnasium",
+    "minari",
+    "dm_control",
+    "streamlit",
+    "tensorboard",
+    "wandb",
+}
 
 
 @pytest.mark.parametrize("name", WITHOUT_FRAMEWORK)

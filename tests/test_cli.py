@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import DATA, TASK
+from run_folders import a_whole_run, planned, write_run, write_suite
 from test_model_error import FORESEER
 
 from mac_bench import __version__, cli, doctor, tasks
@@ -138,6 +139,8 @@ def test_a_suite_from_plan_to_report(call):
     assert "1 own run" in call("plan", "tiny.yaml", "--cost").out
     assert "`reproduces: {table: data}`" in call("report", "tiny", "--reproduction", "tables/r.md").err
     assert "give a name that ends in .md" in call("report", "tiny", "--reproduction", "r.csv").err
+    said = call("report", "tiny", "--reproduction", "nodir/r.md")
+    assert said == (2, "", "mac-bench: --reproduction nodir/r.md: there is no folder nodir; make it first\n")
     Path("tiny.yaml").write_text(SUITE + "reproduces: {d4rl-antmaze: }\n")
     call("run", "tiny.yaml")
     assert call("report", "tiny", "--out", "tables").err.splitlines()[-1] == "tables/reproduction.md"
@@ -145,6 +148,20 @@ def test_a_suite_from_plan_to_report(call):
 
     again = call("run", "tiny.yaml")
     assert again.code == 1 and f"BC {TASK} seed 0: started" not in again.out, "what is finished stays so"
+
+
+def test_a_verdict_of_the_terminal_says_how_much_speaks_against_it(call):
+    Path("runs").mkdir()
+    runs = [("MAC", planned(seed, "cube-double-play-singletask-task2-v0", "mac")) for seed in range(3)]
+    for _, run in runs:
+        write_run(Path("runs"), run, a_whole_run())
+    write_suite(Path("runs"), runs)
+    said = call("report", "first").out
+    (row,) = [line for line in said.splitlines() if "mac-ablation" in line]
+    assert re.search(r" agrees \(\?\) +6 +mac-ablation", row), row
+    assert said.count("against: so many reasons") == 1
+    call("report", "first", "--out", "tables")
+    assert "What ran" in Path("tables/report.md").read_text()
 
 
 def test_the_model_error_of_a_suite_or_of_a_run(call):

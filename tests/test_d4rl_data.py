@@ -10,7 +10,7 @@ import pytest
 from runs import small_run
 from test_report import run
 
-from mac_bench import d4rl, generate, inventory, needs, queries, report, store, suite, tasks
+from mac_bench import d4rl, figures, generate, inventory, needs, published, queries, report, store, suite, tasks
 from mac_bench.config import EvalConfig
 from mac_bench.data import ACTION_LIMIT
 from mac_bench.errors import UserError
@@ -228,7 +228,7 @@ def test_files_are_listed_and_verified(tmp_path):
     assert (found.name, found.files, found.rows, found.episodes) == ("hopper-medium-v2", 1, 450, 45)
     assert (found.bytes, found.generated, found.complete) == (path.stat().st_size, False, True)
     assert inventory.verify(tmp_path, "hopper-medium-v2") == []
-    with pytest.raises(UserError, match="get the official data"):
+    with pytest.raises(UserError, match="hopper-medium-v2: cannot be made here; get the official data"):
         generate.generate("hopper-medium-v2", tmp_path, episodes=1)
 
 
@@ -297,7 +297,33 @@ def test_intervals_of_normalised_scores_are_not_cut():
     assert cell.high == 100
 
 
-def test_numbers_of_two_simulators_are_not_pooled_in_silence():
+def test_numbers_of_two_simulators_are_not_pooled():
     runs = [run("MAC", "hopper-medium-v2", 0, 0.5), run("MAC", "hopper-medium-v2", 1, 0.5, simulator="d4rl-x")]
-    (warning,) = report.build(pd.DataFrame(runs)).warnings
-    assert warning == "simulator differs between runs of hopper-medium-v2 (d4rl-x, ogbench): they are not comparable."
+    built = report.build(pd.DataFrame(runs))
+    assert built.warnings == (
+        "simulator differs between runs of hopper-medium-v2 (d4rl-x, ogbench): they are not comparable.",
+    )
+    (method,) = built.methods
+    for cell in (method.cells["hopper-medium-v2"], method.mean, method.iqm):
+        assert cell.text == "2 simulators" and np.isnan(cell.value)
+    frame = pd.DataFrame(runs).assign(data_made_here="False", data_rows="9")
+    assert published.own_means(frame).empty
+    with pytest.raises(UserError, match="no number is of several simulators, and these runs are of d4rl-x and ogbench"):
+        figures.complete(frame)
+    assert len(figures.complete(frame[:1])) == len(published.own_means(frame[:1])) == 1
+
+
+def test_tasks_of_two_simulators_have_numbers_but_none_over_both():
+    kinds = {"simulator": "minari (gymnasium 1.4.0, Hopper-v5)", "measure": "normalised score"}
+    runs = [run("MAC", "cube-single-play", 0, 0.5), run("MAC", "minari/x-v0", 0, 0.9, **kinds)]
+    built = report.build(pd.DataFrame(runs))
+    assert built.warnings == (
+        "these tasks are of different simulators (minari; ogbench): no number is over tasks of several.",
+    )
+    (method,) = built.methods
+    assert [cell.value for cell in method.cells.values()] == [50, 90]
+    assert (method.rank, method.mean.text, method.iqm.text) == (None, "2 simulators", "2 simulators")
+    # two environments of one simulator are one benchmark
+    runs[0] |= {"task": "minari/y-v0", "simulator": "minari (gymnasium 1.4.0, Ant-v5)", "measure": "normalised score"}
+    built = report.build(pd.DataFrame(runs))
+    assert built.methods[0].mean.value == 70 and not built.warnings

@@ -14,7 +14,7 @@ from run_folders import a_whole_run, evaluated, measured, planned, started, writ
 from mac_bench import compare, export, figures, queries, store
 from mac_bench.errors import UserError
 
-TABLES = ("aggregates", "costs", "differences", "goals", "improvement", "report")
+TABLES = ("aggregates", "costs", "differences", "goals", "improvement", "ran", "report")
 FIGURES = (
     "curves", "differences", "improvement", "intervals", "model-error", "profiles", "speed", "time", "time-to-target",
 )  # fmt: skip

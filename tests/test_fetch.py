@@ -143,7 +143,8 @@ def test_runs_on_fetched_data_are_runs_on_official_data(server, root, data_root,
         run = small_run("random_actions", steps=2)
         assert train(run, runs, data).state == "finished"
         events = RunFolder(runs / run.id).read()
-        assert [e["environment"]["data_made_here"] for e in events if e["kind"] == "attempt"] == [here]
+        (world,) = [e["environment"] for e in events if e["kind"] == "attempt"]
+        assert (world["data_made_here"], world["data_fetched"]) == (here, str(data is root))
 
 
 def test_damage_after_fetching_is_found_and_mended(server, root):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mac_bench import overview
 from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.errors import UserError
 from mac_bench.record import RunFolder
@@ -73,7 +74,7 @@ status("finished")
 """
 
 
-def members(count: int) -> list[Member]:
+def members(count: int, task: str = "a-maze-v0") -> list[Member]:
     evaluation = EvalConfig(every=10)
     return [
         Member(
@@ -81,7 +82,7 @@ def members(count: int) -> list[Member]:
             RunConfig(
                 agent="bc",
                 version=1,
-                task="a-maze-v0",
+                task=task,
                 dataset="d",
                 seed=seed,
                 steps=10,
@@ -93,9 +94,11 @@ def members(count: int) -> list[Member]:
     ]
 
 
-def play(root: Path, count: int, does: dict[int, str], jobs: int = 1) -> tuple[pool.Outcome, str]:
+def play(
+    root: Path, count: int, does: dict[int, str], jobs: int = 1, task: str = "a-maze-v0"
+) -> tuple[pool.Outcome, str]:
     """Queue runs whose children do what `does` says for their seed, or else finish; the outcome and what was said."""
-    runs = members(count)
+    runs = members(count, task)
     by_folder = {member.run.id: does.get(member.run.seed, "finish") for member in runs}
     said = io.StringIO()
     outcome = pool.run_pool(
@@ -126,6 +129,18 @@ def test_one_that_fails_stops_no_other(tmp_path):
     assert outcome.signal is None
     assert re.search(r"✗ BC a-maze-v0 seed 0: failed after \d+ s: loss is nan", said)
     assert re.search(r"✓ BC a-maze-v0 seed 2: finished in \d+ s, success 50%", said)
+
+
+@pytest.mark.parametrize(
+    ("task", "measure"), [("hopper-medium-v2", "normalised score"), ("antmaze-umaze-v2", "success")]
+)
+def test_a_score_is_called_what_it_is(tmp_path, task, measure):
+    _, said = play(tmp_path, 1, {}, task=task)
+    assert f" s, {measure} 50%" in said
+    shown = io.StringIO()
+    overview.show(Console(file=shown, width=160), overview.entries(tmp_path), tmp_path, live=True)
+    header, row = (line.rstrip() for line in shown.getvalue().splitlines()[1:3])
+    assert header.endswith(measure) and row.endswith("50%")
 
 
 def test_one_that_cannot_be_started_stops_no_other(tmp_path):

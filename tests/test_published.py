@@ -8,6 +8,7 @@ import pytest
 from mac_bench import registry, tasks
 from mac_bench.errors import UserError
 from mac_bench.published import COLUMNS, SUITES, beside, brief, horizon_of, horizons, own_means, published
+from mac_bench.ran import Run
 
 FOLDER = SUITES / "published"
 CUBE = "cube-octuple-play-oraclerep-v0"
@@ -19,7 +20,7 @@ def own(**other) -> dict:
     return {
         "label": "GCIQL", "agent": "gciql", "task": CUBE, "mean": 30.0, "std": 3.0, "n_seeds": 4,
         "dataset": "cube-octuple-play-100m-v0", "steps": 5_000_000, "mujoco": "3.3.7", "rows": 100_100_000,
-        "made_here": False, "average_last": 3,
+        "made_here": False, "fetched": True, "average_last": 3, "every": 100_000, "scaling": "minmax", "ran": (),
     } | other  # fmt: skip
 
 
@@ -73,6 +74,19 @@ def test_agents_and_tasks_are_ours():
         assert horizon_of(task)[:2] == (known.environment, known.episode_limit)
 
 
+def test_a_spread_over_tasks_lets_nothing_agree():
+    """IQL that never succeeds, beside 7 ± 11, 28 ± 36 and 9 ± 13 of five tasks each."""
+    for environment in ("cube-double", "scene", "puzzle-3x3"):
+        task = f"{environment}-play-singletask-task*-v0"
+        ours = own(label="IQL", task=task, dataset=f"{environment}-play-v0", mean=0.0, std=0.0, rows=1_001_000)
+        row = joined(ours, cell("mac-singletask-1m", task, "IQL"))
+        assert (row["verdict"], row["difference"]) == ("no spread over seeds", -row["mean"])
+        assert math.isnan(row["in_spreads"])
+    kinds = published()[lambda rows: rows["spread_kind"] == "tasks"]
+    assert set(kinds["table"]) == {"mac-singletask-1m"} and set(kinds["method"]) == {"IQL", "ReBRAC", "IDQL", "FQL"}
+    assert len(kinds) == 20 and kinds["source"].str.contains("over tasks is inferred").all()
+
+
 def test_numbers_are_possible():
     found = published()
     percent = found[found["unit"] == "percent"]
@@ -111,7 +125,8 @@ def test_horizon_of_by_hand():
 def test_our_means_are_of_complete_runs_and_say_what_they_were_made_of():
     row = {"label": "MAC", "agent": "mac", "task": "t", "dataset": "t", "steps": 10, "complete": True, "score": 0.4}
     row |= {"average_last": 3, "simulator": "ogbench", "measure": "success"}
-    row |= {"mujoco": "3.3.7", "data_made_here": "True", "data_rows": "101"}
+    row |= {"mujoco": "3.3.7", "data_made_here": "True", "data_fetched": "False", "data_rows": "101"}
+    row |= {"every": 5, "settings": '{"scaling": "none"}', "defaults": "{}"}
     runs = [row, row | {"score": 0.8}, row | {"score": 0.1, "complete": False, "mujoco": "9.9"}]
     runs += [row | {"task": "u", "data_made_here": "False"}, row | {"task": "u", "mujoco": None, "data_rows": "7"}]
     runs += [row | {"task": "v", "data_made_here": "unknown", "data_rows": "unknown"}]
@@ -119,6 +134,8 @@ def test_our_means_are_of_complete_runs_and_say_what_they_were_made_of():
     assert {name: first[name] for name in ("label", "agent", "task", "n_seeds", "mujoco", "made_here", "rows")} == {
         "label": "MAC", "agent": "mac", "task": "t", "n_seeds": 2, "mujoco": "3.3.7", "made_here": True, "rows": 101,
     }  # fmt: skip
+    assert (first["every"], first["scaling"], first["fetched"]) == (5, "none", False)
+    assert first["ran"] == (Run("t", "mac", '{"scaling": "none"}', "{}"),)
     assert (first["mean"], first["std"]) == (pytest.approx(60), pytest.approx(20 * 2**0.5))
     assert (second["mujoco"], second["made_here"]) == ("3.3.7 + unknown", None) and math.isnan(second["rows"])
     assert third["made_here"] is None and math.isnan(third["rows"]) and math.isnan(third["std"])
@@ -138,6 +155,7 @@ def test_the_difference_by_hand():
         ({"std": math.nan}, {}),
         ({}, {"spread": math.nan}),
         ({"std": 0.0}, {"spread": 0.0}),
+        ({}, {"spread_kind": "tasks"}),
     ],
 )
 def test_spreads_that_are_not_of_one_kind_are_not_combined(ours, theirs):
@@ -174,6 +192,12 @@ def test_other_spreads_are_made_standard_deviations_over_seeds(theirs, spread, t
         ({"std": 0.0, "mean": 20.5}, {"spread": 0.0}, "agrees"),
         ({"std": 0.0, "mean": 20.6}, {"spread": 0.0}, "differs"),
         ({}, {"unit": "normalised", "metric": "normalised score"}, "other metric"),
+        ({}, {"spread_kind": "unknown"}, "differs (?)"),
+        ({"mean": 24.9}, {"spread_kind": "unknown"}, "agrees (?)"),
+        ({"mean": 20.4}, {"spread_kind": "unknown"}, "agrees"),  # hangs on no spread
+        ({}, {"spread_kind": "tasks", "spread": 36.0}, "no spread over seeds"),
+        ({"mean": 20.4}, {"spread_kind": "tasks", "spread": 36.0}, "no spread over seeds"),
+        ({"n_seeds": 2}, {"spread_kind": "tasks", "spread": 36.0}, "too few seeds"),
     ],
 )
 def test_a_verdict_is_of_the_combined_spread(ours, theirs, verdict):
@@ -186,7 +210,7 @@ def five(seeds=(0, 1, 2), **other) -> pd.DataFrame:
         {"label": "MAC", "agent": "mac", "task": f"scene-play-singletask-task{task}-v0", "seed": seed, "complete": True}
         | {"score": task / 10 + seed / 100, "dataset": "scene-play-v0", "steps": 1000, "average_last": 3}
         | {"data_made_here": "False", "data_rows": "1001000", "mujoco": "3.3.7", "simulator": "ogbench"}
-        | {"measure": "success"} | other
+        | {"measure": "success", "data_fetched": "True", "every": 100, "settings": "{}", "defaults": "{}"} | other
         for task in range(1, 6)
         for seed in seeds
     ]  # fmt: skip
@@ -213,6 +237,7 @@ def test_a_terminal_s_table_has_methods_and_not_their_variants():
     (row,) = [row for row in rows if row["table"] == "mac-singletask-1m"]
     # two seeds of 30 and 31 %, theirs is 97 with a spread of 4
     assert (row["label"], row["ours"], row["published"]) == ("MAC", pytest.approx(30.5), 97)
+    assert row["against"] == 2, "their updates and seeds are unknown"
     assert (row["in spreads"], row["verdict"]) == (f"{-66.5 / math.sqrt(0.5 + 16):+.1f}", "too few seeds")
     assert {row["label"] for row in rows} == {"MAC"}
     assert brief(five(complete=False)).empty
@@ -224,13 +249,16 @@ def test_a_normalised_score_has_no_difference():
 
 ROBOT = {"task": "hopper-medium-v2", "dataset": "hopper-medium-v2", "measure": "normalised score"}
 MAZE = {"task": "antmaze-umaze-v2", "dataset": "antmaze-umaze-v2", "measure": "success"}
-LEGACY = {"table": "d4rl-x", "unit": "normalised", "metric": "normalised score", "data": "default"}
+LEGACY = {"table": "d4rl-x", "unit": "normalised", "metric": "normalised score", "data": ""}
 
 
 @pytest.mark.parametrize("ours", [ROBOT, MAZE])
 def test_normalised_scores_of_the_same_simulator_have_a_difference(ours):
     row = joined(own(**ours, simulator="d4rl-legacy"), their(**LEGACY, task=ours["task"]))
-    assert (row["difference"], row["not_comparable"]) == (10, "")
+    assert row["difference"] == 10
+    # each data set is one file, of which we train on 95 %
+    held_out = "other amount of data: every twentieth episode is held out here, theirs trained on all"
+    assert row["not_comparable"] == held_out
 
 
 @pytest.mark.parametrize(
@@ -251,7 +279,6 @@ def test_other_numbers_have_none(ours, theirs):
         ({"simulator": "d4rl-legacy"}, {}, "other simulator: not D4RL's"),
         ({"label": "GCIQL, AWR"}, {}, "label 'GCIQL, AWR' may have other settings than IQL"),
         ({}, {"unit": "normalised", "metric": "normalised score"}, "other metric: theirs is normalised score"),
-        ({}, {"table": "d4rl-mujoco"}, "other simulator: D4RL's"),
         ({"mujoco": "4.0.0"}, {}, "other physics: mujoco 4.0.0"),
         ({"mujoco": "3.3.7 + 3.4.0"}, {}, "other physics: mujoco 3.3.7 + 3.4.0"),
         ({"mujoco": None}, {}, "unknown version of our mujoco"),
@@ -259,6 +286,9 @@ def test_other_numbers_have_none(ours, theirs):
         ({"dataset": "quickstart"}, {}, "other data: quickstart"),
         ({"made_here": True}, {}, "other data: ours were made here"),
         ({"made_here": None}, {}, "unknown whether our data are the published ones"),
+        ({"fetched": False}, {}, "nothing on record shows that our data, not made here, are the published files"),
+        ({"fetched": None}, {}, "nothing on record shows that our data, not made here, are the published files"),
+        ({"made_here": True, "fetched": False}, {}, "other data: ours were made here"),
         ({"rows": 1_001_000}, {}, "other amount of data: 1001000 transitions, theirs 100M"),
         ({}, {"data": "1B"}, "other amount of data: 100100000 transitions, theirs 1B"),
         ({"rows": math.nan}, {}, "unknown amount of our data, theirs 100M"),
@@ -269,11 +299,33 @@ def test_other_numbers_have_none(ours, theirs):
         ({"n_seeds": 1}, {}, "fewer than 2 seeds of ours"),
         ({}, {"seeds": 1.0}, "fewer than 2 seeds of theirs"),
         ({}, {"seeds": math.nan}, "unknown number of seeds of theirs"),
-        ({}, {"protocol": "last three evaluations, as inferred"}, ""),
+        ({}, {"protocol": "last three evaluations"}, ""),
+        ({}, {"protocol": "mean over tasks 1 to 5"}, ""),
+        ({}, {"protocol": "default task alone"}, ""),
         (
             {"average_last": 1},
-            {"protocol": "last three evaluations, as inferred"},
-            "other protocol: theirs is the mean of the last three evaluations, ours of 1",
+            {"protocol": "last three evaluations"},
+            "other protocol: theirs is 'last three evaluations', ours the mean of the last 1",
+        ),
+        ({"average_last": 1}, {"protocol": "one early evaluation"}, ""),
+        (
+            {},
+            {"protocol": "one early evaluation"},
+            "other protocol: theirs is 'one early evaluation', ours the mean of the last 3",
+        ),
+        (
+            {},
+            {"protocol": "last three evaluations; an evaluation every 250k updates"},
+            "other protocol: theirs evaluates every 250k updates, ours every 100000",
+        ),
+        ({"every": 250_000}, {"protocol": "an evaluation every 250k updates"}, ""),
+        ({}, {"protocol": "observations not scaled"}, "other scaling of observations: theirs has none, ours minmax"),
+        ({"scaling": "none"}, {"protocol": "observations not scaled"}, ""),
+        ({}, {"protocol": "last three evaluations; updates as inferred"}, "their number of updates is inferred"),
+        (
+            {},
+            {"protocol": "mean over tasks 1 to 5; end of the offline phase; sparsified reward"},
+            "protocol may be another: theirs is 'end of the offline phase, sparsified reward'",
         ),
         ({}, {"protocol": "the best one"}, "protocol may be another: theirs is 'the best one'"),
         ({}, {"protocol": ""}, "unknown protocol of theirs"),
@@ -283,9 +335,39 @@ def test_each_reason_is_given_alone(ours, theirs, reason):
     assert joined(own(**ours), their(**theirs))["not_comparable"] == reason
 
 
+def test_our_simulator_is_told_from_d4rl_s():
+    assert joined(own(), their(table="d4rl-x"))["not_comparable"].startswith("other simulator: D4RL's; ")
+
+
+def test_no_reason_is_false_of_mac_s_tables_and_none_is_missing_of_horizon_reduction_s():
+    task = "cube-double-play-singletask-task*-v0"
+    ours = own(label="MAC", agent="mac", task=task, dataset="cube-double-play-v0", rows=1_001_000)
+    unknown = ["unknown number of updates of theirs", "unknown number of seeds of theirs"]
+    assert joined(ours, cell("mac-singletask-1m", task, "MAC"))["not_comparable"].split("; ") == unknown
+    iql = own(label="IQL", task=task, dataset="cube-double-play-v0", rows=1_001_000)
+    reasons = joined(iql, cell("mac-singletask-1m", task, "IQL"))["not_comparable"].split("; ")
+    assert reasons == ["their settings are not on record", *unknown]
+    copied = cell("mac-goal-conditioned-100m", CUBE, "GCIQL")
+    assert joined(own(), copied)["not_comparable"].split("; ") == unknown
+    theirs = published()
+    theirs = theirs[(theirs["task"] == CUBE) & (theirs["method"] == "IQL") & (theirs["data"] == "100M")]
+    early, final = theirs[theirs["table"].str.startswith("horizon")].to_dict("records")
+    assert joined(own(), final)["not_comparable"].split("; ") == [
+        "other protocol: theirs evaluates every 250k updates, ours every 100000",
+        "other scaling of observations: theirs has none, ours minmax",
+        "their number of updates is inferred",
+    ]
+    assert joined(own(steps=1_000_000), early)["not_comparable"].split("; ") == [
+        "other protocol: theirs is 'one early evaluation', ours the mean of the last 3",
+        "other scaling of observations: theirs has none, ours minmax",
+        "their number of updates is inferred",
+    ]
+
+
 def test_what_is_not_said_of_our_data_is_unknown():
-    ours = {name: value for name, value in own().items() if name not in ("rows", "made_here")}
+    ours = {name: value for name, value in own().items() if name not in ("rows", "made_here", "ran")}
     reasons = joined(ours, their())["not_comparable"].split("; ")
+    assert reasons.pop(0) == "unknown settings of ours"
     assert reasons == ["unknown whether our data are the published ones", "unknown amount of our data, theirs 100M"]
 
 
@@ -342,7 +424,7 @@ def test_a_good_file_is_read(tmp_path):
         (5, "nan", r"line 3: mean is 'nan'"),
         (6, "inf", r"line 3: spread is 'inf'"),
         (5, "", r"line 3: mean must not be empty"),
-        (7, "sd", r"line 3: spread_kind is 'sd'; valid: ci95, std, stderr, unknown"),
+        (7, "sd", r"line 3: spread_kind is 'sd'; valid: ci95, std, stderr, tasks, unknown"),
         (4, "%", r"line 3: unit is '%'"),
         (13, "third", r"line 3: hand is 'third'"),
         (2, "MAC", r"line 3: the same task, method, data, metric as line 2"),

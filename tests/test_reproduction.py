@@ -37,6 +37,11 @@ THEIRS = pd.DataFrame(
 )
 
 
+RAN = pd.DataFrame(
+    [["MAC", "mac", "1,000", "all 2", "chunk 2"]], columns=["label", "agent", "updates", "tasks", "settings"]
+)
+
+
 def campaign(root: Path, database: Path) -> Path:
     """MAC: 20, 30, 40 % at update 500 of both goals' mean, 60, 70, 80 % at the end; its last seed only as far as 500.
 
@@ -74,7 +79,7 @@ def test_each_cell_by_hand(found):
     assert (early["ours_std"], late["ours_std"]) == (pytest.approx(math.sqrt(200 / 3)), pytest.approx(10))
     assert early["in_spreads"] == pytest.approx(-20 / math.hypot(10, math.sqrt(200 / 3)))
     assert late["in_spreads"] == pytest.approx(20 / math.hypot(10, 10))
-    assert (early["verdict"], late["verdict"]) == ("differs", "differs")
+    assert (early["verdict"], late["verdict"]) == ("differs (?)", "differs (?)"), "of a spread that nobody names"
     assert late["spread_taken"] == "std, which nobody says"
     assert "unknown number of updates of theirs" in late["not_comparable"]
 
@@ -92,10 +97,13 @@ def test_what_is_open_is_shown(found):
 
 
 def test_the_page_says_all_of_it(found):
-    page = markdown("first", found)
-    assert "6 cells: 2 differs, 3 not run, 1 not in the suite." in page
+    page = markdown("first", found, RAN)
+    assert "6 cells: 2 differs (?), 3 not run, 1 not in the suite." in page
     rows = [line for line in page.splitlines() if line.startswith("| cube-double")]
-    assert rows[0].startswith(f"| {CUBE} | MAC | 50 ± 10 (?) | ? | 30 ± 8.16 | 4 | 500 | -1.5 | differs | other data")
+    assert rows[0].startswith(
+        f"| {CUBE} | MAC | 50 ± 10 (?) | ? | 30 ± 8.16 | 4 | 500 | -1.5 | differs (?) | no suite here"
+    )
+    assert page.endswith("| MAC | mac | 1,000 | all 2 | chunk 2 |\n")
     assert f"| {CUBE} | IQL (GCIQL) | 10 ± 1 | 4 | - |  | 500 |  | not run |  |" in rows
 
 
@@ -129,3 +137,7 @@ def test_success_by_goal_averages_to_the_reported_number(root, database):
         "label": "MAC", "task": CUBE, "seeds": 3,
         "goal 1": pytest.approx(80), "goal 2": pytest.approx(60), "overall": pytest.approx(70),
     }  # fmt: skip
+
+
+def test_a_spread_over_tasks_is_called_one(found):
+    assert f"| {CUBE} | MAC | 50 ± 10 (over tasks) | ? |" in markdown("first", found.assign(spread_kind="tasks"), RAN)

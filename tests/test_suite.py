@@ -115,6 +115,19 @@ BAD = {
         "steps: [1": "small.yaml: line 4: not YAML (expected ',' or ']', but got ':')",
         "steps: 1_000\naverage_last: 4": "small.yaml: average_last is 4, but 3 evaluations follow 1000 updates of BC "
         f"on {MEDIUM}",
+        "steps: 1_000\ncheckpoints: [600]": "small.yaml: checkpoints: 600 is no multiple of 400, the updates between "
+        "evaluations",
+        "steps: 1_000\ncheckpoints: [400, 1200]": "small.yaml: checkpoints: 1200 lies beyond the last update, 1000",
+        "steps: 1_000\naverage_last: 2\ncheckpoints: [400]": "small.yaml: checkpoints: 400 comes after 1 evaluations, "
+        "but average_last is 2",
+        "steps: 1_000\nreproduces: {mac-goal: 100M}": "small.yaml: reproduces: no published table 'mac-goal'; "
+        "there are: TABLES",
+        "steps: 1_000\nreproduces: {mac-singletask-1m: 1X}": "small.yaml: reproduces.mac-singletask-1m: no number is "
+        "of '1X' transitions; there are: 1M",
+        "steps: 1_000\nreproduces: {horizon-reduction-final: ''}": "small.yaml: reproduces.horizon-reduction-final: no "
+        "number is of '' transitions; there are: 100M, 10M, 1B, 1M",
+        "steps: 1_000\nreproduces: {d4rl-antmaze: 1M}": "small.yaml: reproduces.d4rl-antmaze: no number is of '1M' "
+        "transitions; amounts are not known, leave it empty",
         "steps: 2026-01-01": "small.yaml: Object of type date is not JSON serializable",
     },
     "seeds: [3, 1]": {
@@ -140,6 +153,8 @@ BAD = {
         "dataset, optional, resident, resources, steps, tags",
         f"tasks: [{MEDIUM}, pointmaze-*-navigate-singletask-v0]": f"small.yaml: tasks: {MEDIUM} is there twice, "
         "once by 'pointmaze-*-navigate-singletask-v0'",
+        f"tasks: [{MEDIUM}, {LARGE}, {LARGE.replace('-v0', '-task1-v0')}]": f"small.yaml: tasks: {LARGE} and "
+        f"{LARGE.replace('-v0', '-task1-v0')} are the same task; remove one",
         "tasks: [pointmaze-*-v9]": "small.yaml: tasks: no task's name fits 'pointmaze-*-v9'",
         f"tasks: [{MEDIUM}]": f"small.yaml: agents.BC.per_task: {LARGE} is not among its tasks; there are: {MEDIUM}",
         f"tasks: {{{MEDIUM}: , {LARGE}: {{dataset: pointmaze-medium-navigate-v0}}}}": "small.yaml: tasks: data "
@@ -191,7 +206,33 @@ def test_what_is_wrong_is_refused_in_one_line_that_says_what_would_be_right(tmp_
     with pytest.raises(UserError) as error:
         expand(tmp_path, GOOD.replace(right, wrong))
     agents = ", ".join(suite.registry.names())
-    assert str(error.value) == message.replace("AGENTS", agents)
+    tables = ", ".join(sorted(path.stem for path in suite.PUBLISHED.glob("*.csv")))
+    assert str(error.value) == message.replace("AGENTS", agents).replace("TABLES", tables)
+
+
+def test_a_checkpoint_may_be_the_last_update_of_some_run(tmp_path):
+    """Which an evaluation follows, though it is no multiple of those before."""
+    more = "checkpoints: [400, 1000, 1300]\n"
+    text = GOOD.replace("  random_actions:", "  random_actions: {steps: 1300}") + more
+    assert suite.load(write(tmp_path, text)).checkpoints == (400, 1000, 1300)
+
+
+def test_a_task_under_its_two_names_is_two_where_the_data_are(tmp_path):
+    text = GOOD.replace(
+        f"[{MEDIUM}, {LARGE}]", f"{{{LARGE}: , {LARGE.replace('-v0', '-task1-v0')}: {{dataset: mine}}}}"
+    )
+    assert len(expand(tmp_path, text)) == 8
+
+
+def test_an_agent_refuses_a_task_that_it_cannot_do_before_any_run(tmp_path):
+    text = GOOD.replace(f"[{MEDIUM}, {LARGE}]", f"[{LARGE}, hopper-medium-v2]").replace("random_actions:", "oracle:")
+    with pytest.raises(UserError) as error:
+        expand(tmp_path, text)
+    assert str(error.value) == (
+        "small.yaml: agents.oracle: no oracle for hopper-medium-v2: there are scripts for pointmaze, cube, puzzle; "
+        "leave it out by its `tasks`"
+    )
+    expand(tmp_path, text.replace("oracle:", "oracle: {tasks: [pointmaze-*]}"))
 
 
 def test_an_unknown_task_is_refused_with_what_comes_close(tmp_path):
@@ -227,7 +268,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path, monkeypatch):
 
 
 def test_membership_can_be_read_back(tmp_path):
-    more = "checkpoints: [400]\nreproduces: {somebody-s: 1M, another: }\n"
+    more = "checkpoints: [400]\nreproduces: {mac-singletask-1m: 1M, d4rl-antmaze: }\n"
     loaded = suite.load(write(tmp_path, GOOD + more))
     members = suite.expand(loaded)
     content = json.loads(suite.write_membership(tmp_path / "runs", loaded, members).read_text())
@@ -236,7 +277,7 @@ def test_membership_can_be_read_back(tmp_path):
         "about": "two mazes",
         "average_last": 1,
         "checkpoints": [400],
-        "reproduces": {"somebody-s": "1M", "another": None},
+        "reproduces": {"mac-singletask-1m": "1M", "d4rl-antmaze": None},
     }
     assert [(m["label"], m["run"]) for m in content["members"]] == [(m.label, m.run.id) for m in members]
     for member in content["members"]:

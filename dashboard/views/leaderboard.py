@@ -76,8 +76,8 @@ def papers(runs: pd.DataFrame, suite: str) -> None:
     st.caption(
         f"{len(found)} published numbers, {clean} of them comparable as far as is known. Difference: ours less theirs; "
         "in spreads: over the combined standard deviation over seeds, what theirs was taken for stands beside it. "
-        f"It agrees within {published.AGREE:g} of these, or within {published.ROUNDED:g}. Settings are not compared: a "
-        "run's page says where they differ from the defaults."
+        f"It agrees within {published.AGREE:g} of these, or within {published.ROUNDED:g}. Settings are "
+        "compared with those that the project's own suite of that table has under the label."
     )
     st.dataframe(
         found,
