@@ -306,7 +306,8 @@ def test_numbers_of_two_simulators_are_not_pooled():
     (method,) = built.methods
     for cell in (method.cells["hopper-medium-v2"], method.mean, method.iqm):
         assert cell.text == "2 simulators" and np.isnan(cell.value)
-    frame = pd.DataFrame(runs).assign(data_made_here="False", data_rows="9")
+    made_of = {"data_made_here": "False", "data_fetched": "True", "data_rows": "9", "every": 1}
+    frame = pd.DataFrame(runs).assign(**made_of, settings="{}", defaults="{}")
     assert published.own_means(frame).empty
     with pytest.raises(UserError, match="no number is of several simulators, and these runs are of d4rl-x and ogbench"):
         figures.complete(frame)
