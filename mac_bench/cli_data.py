@@ -301,7 +301,7 @@ def data_list(data: Data = DATA) -> None:
     table = plain_table("name", "episodes:", "rows:", "MB:", "")
     found = [*inventory.listing(data), *inventory.of_minari()]
     for each in found:
-        note = each.origin if each.complete else "[red]not complete[/]"
+        note = each.origin if each.complete else f"[red]not complete[/]; see `mac-bench data verify {each.name}`"
         for task, ready in each.prepared.items():
             note += f"\nprepared for {task}" if ready else f"\n[red]prepared from other files for {task}[/]"
         table.add_row(each.name, f"{each.episodes:,}", f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", note)
