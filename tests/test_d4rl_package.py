@@ -170,7 +170,8 @@ def test_where_it_does_not_work_one_line_says_why_before_training(
 
 def test_where_it_is_not_installed_one_line_says_so(monkeypatch):
     monkeypatch.setenv(d4rl_package.VARIABLE, "package")
-    with pytest.raises(UserError, match=re.escape("(ModuleNotFoundError: No module named 'd4rl')")):
+    # a folder of that name beside the suite is a package without contents
+    with pytest.raises(UserError, match=r"\(ModuleNotFoundError: No module named '(d4rl|gym)'\)"):
         tasks.find(HOPPER)
 
 
@@ -215,7 +216,8 @@ def test_its_numbers_meet_papers_but_never_ours():
     theirs = their(table="d4rl-x", unit="normalised", metric="normalised score", data="default", task=HOPPER)
     ours = own(task=HOPPER, dataset=HOPPER, measure="normalised score", simulator=LABEL)
     row = joined(ours, theirs)
-    assert (row["difference"], row["not_comparable"]) == (10, "")
+    reason = "other amount of data: every twentieth episode is held out here, theirs trained on all"
+    assert (row["difference"], row["not_comparable"]) == (10, reason), "the simulator is theirs"
     legacy = {"simulator": "d4rl-legacy-inertia (gymnasium 1.4.0)", "measure": "normalised score"}
     runs = [run("MAC", HOPPER, 0, 0.5, **legacy), run("MAC", HOPPER, 1, 0.5, **legacy | {"simulator": LABEL})]
     (method,) = report.build(pd.DataFrame(runs)).methods

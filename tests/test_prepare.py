@@ -200,7 +200,8 @@ def test_a_killed_call_is_continued_with_the_same_result(root):
     for _ in range(3):  # each dies once it has done one file more
         command = [sys.executable, "-c", code, str(root)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert int(process.stdout.readline()) == kept, "what was done is not done again"
+            begun = int(process.stdout.readline())
+            assert begun >= kept, "what was done is not done again, told or not"
             kept = int(process.stdout.readline())
             time.sleep(0.002 * kept)
             process.send_signal(signal.SIGKILL)
