@@ -47,7 +47,7 @@ class Child:
         self.attempt = before.attempt if before else 0
         self.began = time.time()
         self._oom = _oom_kills()
-        with open(folder.path / "log.txt", "ab") as log, _deaf():
+        with open(folder.path / "log.txt", "ab") as log, _deaf(), _pinned(place.cores):
             log.write(f"{SEPARATOR} {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
             log.flush()
             self.process = subprocess.Popen(
@@ -59,9 +59,6 @@ class Child:
                 # Ctrl-C in the terminal must reach only the queue: the run gets one signal, not two
                 start_new_session=True,
             )
-        if place.cores is not None:
-            with suppress(OSError):  # already gone, or forbidden: it just runs unpinned
-                os.sched_setaffinity(self.process.pid, place.cores)
 
     def status(self) -> Status | None:
         """What this attempt has said of itself so far."""
@@ -111,6 +108,22 @@ class Child:
             log.seek(max(0, log.seek(0, 2) - TAIL_BYTES))
             last = log.read().decode(errors="replace").strip().splitlines()[-1]
         return "" if last.startswith(SEPARATOR) else last.removeprefix("mac-bench: ")
+
+
+@contextmanager
+def _pinned(cores: frozenset[int] | None) -> Iterator[None]:
+    """What is started meanwhile is born on these cores: it has counted them before anybody could move it."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)  # of this thread alone
+    with suppress(OSError):  # forbidden: it just runs unpinned
+        os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)
 
 
 @contextmanager
