@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,13 +48,19 @@ def terminal() -> Console:
     return Console(width=None if wide else 160, highlight=False)
 
 
+def tell(lines: Iterable[str]) -> None:
+    """Lines beside the output."""
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
 def ready(members: "list[Member]", data: Path, suite: Path | None = None) -> "list[Member]":
     """The members to run: of optional tasks without data a line is all there is. Raises UserError where none is left,
     and where data of a suite's are missing or not prepared."""
     from mac_bench import needs
 
     kept, left = needs.left_out(members, data)
-    print(*left.values(), sep="\n", end="\n" * bool(left), file=sys.stderr)
+    tell(left.values())
     if members and not kept:
         raise UserError("nothing is left to run")
     if suite is not None:
@@ -92,7 +98,7 @@ def data_fetch(
         print("\n".join(sources.SOURCES))
         return
     wanted, notes, problems = _published(names, data)
-    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    tell(notes)
     for name in [name for name in wanted if name.startswith(minari_data.PREFIX)]:
         wanted.remove(name)
         print(f"{name}: by Minari, into {minari_data.folder(name)}" if dry_run else minari_data.fetch(name))
@@ -107,8 +113,7 @@ def data_fetch(
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr, flush=True)
         os._exit(130)  # threads that wait for a stalled server would hold the process; a kill costs nothing here
-    for problem in problems:
-        print(f"mac-bench: {problem}", file=sys.stderr)
+    tell(f"mac-bench: {problem}" for problem in problems)
     raise typer.Exit(int(bool(problems)))
 
 
@@ -269,8 +274,7 @@ def data_prepare(
     place = stage or out
     if place is not None and Path(os.environ.get(prepared.VARIABLE, "")) != place:
         print(f"set {prepared.VARIABLE}={place} to train from there", file=sys.stderr)
-    for problem in problems:
-        print(f"mac-bench: {problem}", file=sys.stderr)
+    tell(f"mac-bench: {problem}" for problem in problems)
     raise typer.Exit(int(bool(problems)))
 
 
@@ -285,7 +289,7 @@ def _to_prepare(name: str, task: list[str] | None, data: Path) -> tuple[dict[str
     kept, left = needs.left_out(members, data)
     wanted = needs.of(kept)
     absent = needs.absent(wanted, data)
-    print(*left.values(), sep="\n", end="\n" * bool(left), file=sys.stderr)
+    tell(left.values())
     # others than .npz are small enough to be loaded
     found = {each: list(own) for each, own in wanted.items() if each not in absent}
     found = {each: own for each, own in found.items() if tasks.files(each, data)[0][0].suffix == ".npz"}

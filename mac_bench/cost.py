@@ -24,9 +24,10 @@ from mac_bench import queries, registry
 from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.errors import UserError
 from mac_bench.overview import plain_table, plural, rate
-from mac_bench.suite import FOLDER, Member
+from mac_bench.suite import Member
+from mac_bench.yaml_files import SUITES
 
-RATES = FOLDER / "rates.csv"
+RATES = SUITES / "rates.csv"
 COLUMNS = ("agent", "settings", "observations", "actions", "goals", "device", "updates_per_s")
 COLUMNS += ("command", "date", "note")
 """settings: as JSON, those that are not the defaults; observations, actions, goals: sizes of the data, 0: rewards"""
@@ -104,7 +105,7 @@ class Known:
         return None
 
     def _exact(self, task: str, key: Work, device: str) -> Rate | None:
-        own = [(task, found.updates_per_s) for task, found in self.own.get(key, ()) if found.device in (device, ANY)]
+        own = [(other, found.updates_per_s) for other, found in self.own.get(key, ()) if found.device in (device, ANY)]
         same = [per_s for other, per_s in own if other == task]
         if same or own:
             where = "" if same else " on other tasks"

@@ -27,13 +27,9 @@ class Found(NamedTuple):
     @property
     def origin(self) -> str:
         """Where it comes from, in words."""
-        return (
-            "Minari"
-            if self.name.startswith(minari_data.PREFIX)
-            else "made here"
-            if self.generated
-            else "official files"
-        )
+        if self.name.startswith(minari_data.PREFIX):
+            return "Minari"
+        return "made here" if self.generated else "official files"
 
 
 def listing(root: Path) -> list[Found]:

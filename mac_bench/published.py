@@ -19,9 +19,7 @@ from mac_bench.errors import UserError
 from mac_bench.ran import Run
 from mac_bench.reasons import named, over_five, reasons, units
 from mac_bench.stats import simulators_of
-
-SUITES = Path(__file__).parent.parent / "suites"
-"""what comes with the project, beside the package"""
+from mac_bench.yaml_files import SUITES
 
 NUMBERS = ("mean", "spread", "seeds", "steps")
 COLUMNS = (

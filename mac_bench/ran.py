@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mac_bench.config import Settings, settings_on
-from mac_bench.yaml_files import read_yaml
+from mac_bench.yaml_files import SUITES, read_yaml
 
-SUITES = Path(__file__).parent.parent / "suites"
 FEW = 3
 """settings that a reason names one by one"""
 

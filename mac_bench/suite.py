@@ -39,12 +39,9 @@ from mac_bench import registry, tasks
 from mac_bench.config import EvalConfig, Residency, Resources, RunConfig, Settings, parse, settings_on
 from mac_bench.errors import UserError, unknown
 from mac_bench.files import write_text
-from mac_bench.yaml_files import read_yaml
+from mac_bench.yaml_files import SUITES, read_yaml
 
-FOLDER = Path(__file__).parent.parent / "suites"
-"""suites that come with the project; they can be named without their folder"""
-
-PUBLISHED = FOLDER / "published"
+PUBLISHED = SUITES / "published"
 """the tables that a suite can reproduce"""
 
 Count = Annotated[int, pydantic.Field(gt=0)]
@@ -195,11 +192,11 @@ def only(suite: Suite, members: list[Member], label: str | None, task: str | Non
 
 def names() -> list[str]:
     """Suites that come with the project, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
 def _locate(path: Path) -> Path:
-    known = FOLDER / f"{path}.yaml"
+    known = SUITES / f"{path}.yaml"
     if path.suffix == ".yaml" and path.is_file():
         return path
     if path.parent == Path() and path.suffix != ".yaml" and known.is_file():

@@ -9,6 +9,9 @@ import yaml
 from mac_bench.config import Settings
 from mac_bench.errors import UserError
 
+SUITES = Path(__file__).parent.parent / "suites"
+"""what comes with the project, beside the package: suites, which can be named without their folder, and tables"""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key twice, and reads 1e-3 as the number that everybody means."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from mac_bench.errors import UserError
 from mac_bench.provenance import MANIFEST, commit
-from mac_bench.suite import FOLDER
+from mac_bench.yaml_files import SUITES
 
-SOURCE = FOLDER.parent
+SOURCE = SUITES.parent
 PACKAGES = ("mac_bench", "baselines", "slurm", "suites")
 LARGEST = 10_000_000
 """bytes of a file that is taken for source"""

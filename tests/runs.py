@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from conftest import DATA, TASK
 
 from mac_bench import contract, evaluate, registry
 from mac_bench.config import EvalConfig, RunConfig
 from mac_bench.files import read_arrays
 from mac_bench.record import RunFolder
+from mac_bench.types import Sampling
 
 STEPS = 60
 
@@ -30,6 +32,18 @@ def small_run(agent: str = "bc", *, task: str = TASK, steps: int = STEPS, seed: 
         settings=resolved.model_dump(mode="json"),
         evaluation=EvalConfig(every=steps // 2, episodes=2, parallel=2),
     )
+
+
+class Constant:
+    """Does always the same."""
+
+    sampling = Sampling(1)
+
+    def __init__(self, *action: float):
+        self.action = np.float32(action)
+
+    def act(self, obs, goal, *, seed):
+        return np.tile(self.action, (len(obs), 1, 1))
 
 
 def stop_before_evaluation(monkeypatch) -> list[int]:

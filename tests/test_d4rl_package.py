@@ -8,7 +8,7 @@ import numpy as np
 import old_d4rl
 import pandas as pd
 import pytest
-from runs import small_run, stop_before_evaluation
+from runs import Constant, small_run, stop_before_evaluation
 from test_d4rl_data import hopper_file
 from test_published import joined, own, their
 from test_report import run
@@ -19,7 +19,6 @@ from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator
 from mac_bench.record import RunFolder
 from mac_bench.train import train
-from mac_bench.types import Sampling
 
 HOPPER, MAZE = "hopper-medium-v2", "antmaze-umaze-v2"
 LABEL = "d4rl-package (d4rl 1.1, gym 0.23.1, mujoco_py 2.1.2.14)"
@@ -42,18 +41,6 @@ def install(tmp_path, monkeypatch):
     forget()
     yield install
     forget()
-
-
-class Constant:
-    """Does always the same."""
-
-    sampling = Sampling(1)
-
-    def __init__(self, *action: float):
-        self.action = np.float32(action)
-
-    def act(self, obs, goal, *, seed):
-        return np.tile(self.action, (len(obs), 1, 1))
 
 
 class Walker(Constant):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
-from runs import small_run
+from runs import Constant, small_run
 from test_published import joined, own, their
 
 from mac_bench import cli, inventory, minari_data, needs, published, queries, report, store, suite, tasks, video
@@ -22,7 +22,6 @@ from mac_bench.errors import UserError
 from mac_bench.evaluate import Evaluator
 from mac_bench.record import RunFolder
 from mac_bench.train import train
-from mac_bench.types import Sampling
 
 PENDULUM = "minari/test/pendulum/random-v0"
 POINT = "minari/point-v3"
@@ -212,18 +211,6 @@ def test_a_dict_is_flattened_as_gymnasium_does():
 
 
 # evaluation
-
-
-class Constant:
-    """Does always the same."""
-
-    sampling = Sampling(1)
-
-    def __init__(self, *action: float):
-        self.action = np.float32(action)
-
-    def act(self, obs, goal, *, seed):
-        return np.tile(self.action, (len(obs), 1, 1))
 
 
 def evaluated(name: str, *action: float) -> dict:

@@ -250,7 +250,7 @@ def test_a_file_that_is_no_mapping(tmp_path, text):
 
 
 def test_files_that_are_not_there_or_not_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "FOLDER", tmp_path / "suites")
+    monkeypatch.setattr(suite, "SUITES", tmp_path / "suites")
     (tmp_path / "suites").mkdir()
     for name in ("one", "two"):
         write(tmp_path / "suites", GOOD.replace("small", name), f"{name}.yaml")

@@ -65,7 +65,7 @@ def test_runs_may_be_left_out_only_where_data_are_not_to_be_had():
 
 
 def test_the_readme_says_how_many():
-    readme = (suite.FOLDER.parent / "README.md").read_text()
+    readme = (suite.SUITES.parent / "README.md").read_text()
     for names, numbers in re.findall(r"^\| (`[^|]+`) \| ([\d, ]+) \|", readme, re.M):
         counts = [len(expanded(name)) for name in re.findall(r"`(\S+?)`", names)]
         assert counts == [int(number) for number in numbers.split(",")], names
